@@ -1,0 +1,1 @@
+"""The one gradient loop and what it is made of: schedules, optimisers, initialisation."""

@@ -1,0 +1,158 @@
+"""What was measured (``Evaluation``) and what was done (``Ledger``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from autometa.family import Candidate
+
+
+class Status(StrEnum):
+    """How a trial ended."""
+
+    OK = "ok"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    FAILED = "failed"
+    PRUNED = "pruned"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One candidate measured on one dataset.
+
+    Parameters
+    ----------
+    dataset : str
+        Fingerprint of the dataset.
+    candidate : Candidate
+    status : Status
+    scores : mapping of metric name to tuple of float
+        One score per split, higher is better.
+    fit_seconds, predict_seconds : tuple of float
+        One value per finished split.
+    peak_memory_mb : float
+        Highest resident memory of the worker above its idle level, NaN when unknown.
+    n_train_rows : int
+        Mean number of training rows of a split.
+    seed : int
+    reason : str
+        Why it did not end well; empty otherwise.
+    predictions : ndarray or None
+        Out-of-fold predictions averaged over repeats, shape (n_rows, n_classes) or (n_rows,), NaN where a row was
+        never held out; only on request.
+    curve : mapping of str to sequence of float
+        Staged scores of the default metric where the family offers them.
+    """
+
+    dataset: str
+    candidate: Candidate
+    status: Status
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    fit_seconds: tuple[float, ...] = ()
+    predict_seconds: tuple[float, ...] = ()
+    peak_memory_mb: float = float("nan")
+    n_train_rows: int = 0
+    seed: int = 0
+    reason: str = ""
+    predictions: NDArray[Any] | None = field(default=None, repr=False, compare=False)
+    curve: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def ok(self) -> bool:
+        return self.status is Status.OK
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in fits and predictions."""
+        return float(sum(self.fit_seconds) + sum(self.predict_seconds))
+
+    def score(self, metric: str) -> float:
+        """Mean over splits, NaN where nothing was measured."""
+        values = np.asarray(self.scores.get(metric, ()), dtype=float)
+        values = values[np.isfinite(values)]
+        return float(values.mean()) if len(values) else float("nan")
+
+    def standard_error(self, metric: str) -> float:
+        """Standard error of :meth:`score` over splits, NaN with fewer than two."""
+        values = np.asarray(self.scores.get(metric, ()), dtype=float)
+        values = values[np.isfinite(values)]
+        return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One line of the ledger.
+
+    Parameters
+    ----------
+    candidate : Candidate or None
+        ``None`` for a note about the run as a whole.
+    status : Status
+    source : str
+        Who asked for it: "default", "selection", "search", "ensemble", ...
+    score, seconds : float
+        NaN where there is none; score higher = better.
+    started : float
+        Seconds since the run began.
+    reason : str
+    """
+
+    candidate: Candidate | None
+    status: Status
+    source: str
+    score: float = float("nan")
+    seconds: float = float("nan")
+    started: float = float("nan")
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What was planned, run, pruned, failed and skipped, and why. A fitted estimator always has one."""
+
+    entries: tuple[LedgerEntry, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[LedgerEntry]:
+        return iter(self.entries)
+
+    def add(self, entry: LedgerEntry) -> Ledger:
+        """A ledger with one more line."""
+        return Ledger((*self.entries, entry))
+
+    def count(self, status: Status) -> int:
+        """Number of lines with this status."""
+        return sum(entry.status is status for entry in self.entries)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per line, in order."""
+        columns = ["family", "config", "status", "source", "score", "seconds", "started", "reason"]
+        rows = [
+            (
+                entry.candidate.family if entry.candidate else "",
+                dict(entry.candidate.config) if entry.candidate else {},
+                str(entry.status), entry.source, entry.score, entry.seconds, entry.started, entry.reason,
+            )
+            for entry in self.entries
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=columns)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{n} {status}" for status in Status if (n := self.count(status)))
+        shown = self.to_frame().drop(columns="config")
+        return f"Ledger: {counts or 'empty'}\n{shown.to_string(max_rows=20, float_format=lambda v: f'{v:.4g}')}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self).splitlines()[0])}</p>" + self.to_frame().to_html(escape=True, max_rows=40)
