@@ -1,1 +1,6 @@
-"""The search: sampler, budget, tuner."""
+"""The search: budget, proposals, tuner."""
+
+from autometa.tuning.budget import Budget
+from autometa.tuning.tuner import TuningResult, tune
+
+__all__ = ["Budget", "TuningResult", "tune"]

@@ -1,0 +1,120 @@
+"""Weighted ensembles of out-of-fold predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autometa.metrics import Metric
+
+Floats = NDArray[np.float64]
+_SMALL_TABLE = 500
+_SMALL_MEMBERS = 5
+_INNER_FOLDS = 5
+
+
+def choose_weights(
+    predictions: Sequence[Floats],
+    y: NDArray[Any],
+    *,
+    metric: Metric,
+    sample_weight: NDArray[Any] | None = None,
+    max_members: int = 8,
+    seed: int = 0,
+) -> Floats:
+    """Weights of the models, best single model or greedy ensemble, whichever generalises.
+
+    Greedy selection with replacement (Caruana et al., 2004). Whether the ensemble is used is decided by nested
+    validation: weights chosen on four fifths of the rows are scored on the last fifth against the model that is best
+    on the four fifths. Below 500 rows at most 5 members, half of the weight shared equally among them, and the gain
+    must exceed its standard error.
+
+    Parameters
+    ----------
+    predictions : sequence of arrays of shape (n_rows, n_classes) or (n_rows,)
+        Out-of-fold predictions; rows with a NaN in any of them are left out.
+    y : ndarray of shape (n_rows,)
+    metric : Metric
+    sample_weight : ndarray of shape (n_rows,) or None
+    max_members : int, default=8
+    seed : int, default=0
+        Of the inner folds.
+
+    Returns
+    -------
+    ndarray of shape (n_models,)
+        >= 0, sums to 1; a single 1 where no ensemble is better.
+    """
+    stacked = np.stack(predictions)  # (n_models, n_rows, ...)
+    held_out = np.isfinite(stacked.reshape(len(stacked), len(y), -1)).all(axis=(0, 2))
+    stacked, y = stacked[:, held_out], y[held_out]
+    weight = None if sample_weight is None else sample_weight[held_out]
+    problem = _Problem(stacked, y, metric, weight)
+    everything = np.arange(len(y))
+    single = problem.best_single(everything)
+    if len(stacked) < 2 or len(y) < 2 * _INNER_FOLDS:
+        return single
+    small = len(y) < _SMALL_TABLE
+    members = min(max_members, _SMALL_MEMBERS) if small else max_members
+    gains = problem.gains(members, small, seed)
+    error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+    worth_it = len(gains) > 0 and gains.mean() > (error if small else 0.0)
+    return problem.greedy(everything, members, small) if worth_it else single
+
+
+class _Problem:
+    """Predictions and target on which weights are scored."""
+
+    def __init__(self, stacked: Floats, y: NDArray[Any], metric: Metric, weight: NDArray[Any] | None) -> None:
+        self.stacked, self.y, self.metric, self.weight = stacked, y, metric, weight
+
+    def score(self, prediction: Floats, rows: NDArray[np.intp]) -> float:
+        weight = None if self.weight is None else self.weight[rows]
+        value = self.metric.score(self.y[rows], prediction, weight)
+        return value if np.isfinite(value) else -np.inf
+
+    def mix(self, weights: Floats, rows: NDArray[np.intp]) -> Floats:
+        return np.asarray(np.tensordot(weights, self.stacked[:, rows], axes=1))
+
+    def best_single(self, rows: NDArray[np.intp]) -> Floats:
+        scores = [self.score(model[rows], rows) for model in self.stacked]
+        return np.asarray(np.eye(len(self.stacked))[int(np.argmax(scores))])
+
+    def greedy(self, rows: NDArray[np.intp], max_members: int, shrink: bool) -> Floats:
+        """Add the model that helps most, with replacement, until three rounds in a row bring nothing."""
+        counts = np.zeros(len(self.stacked))
+        total = np.zeros_like(self.stacked[0, rows])
+        best, best_counts, stale = -np.inf, counts.copy(), 0
+        for size in range(1, 4 * max_members + 1):
+            full = np.count_nonzero(counts) >= max_members
+            options = np.flatnonzero(counts > 0) if full else np.arange(len(counts))
+            scores = [self.score((total + self.stacked[i, rows]) / size, rows) for i in options]
+            chosen = int(options[int(np.argmax(scores))])
+            counts[chosen] += 1
+            total = total + self.stacked[chosen, rows]
+            if max(scores) > best + 1e-12:
+                best, best_counts, stale = max(scores), counts.copy(), 0
+            else:
+                stale += 1
+            if stale == 3:
+                break
+        weights = best_counts / max(best_counts.sum(), 1.0)
+        if shrink:
+            used = weights > 0
+            weights = 0.5 * weights + 0.5 * used / used.sum()
+        return weights
+
+    def gains(self, max_members: int, shrink: bool, seed: int) -> Floats:
+        """Held-out score of the greedy ensemble less that of the best single model, one value per inner fold."""
+        folds = np.random.default_rng(seed).permutation(len(self.y)) % _INNER_FOLDS
+        gains = []
+        for fold in range(_INNER_FOLDS):
+            train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            ensemble, single = self.greedy(train, max_members, shrink), self.best_single(train)
+            scores = [self.score(self.mix(weights, test), test) for weights in (ensemble, single)]
+            if np.isfinite(scores).all():
+                gains.append(scores[0] - scores[1])
+        return np.asarray(gains)

@@ -1,0 +1,116 @@
+"""The neural families: one MLP, and a parameter-efficient ensemble of MLPs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from autometa.family import MatrixKind, MatrixShape, ModelFamily
+from autometa.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+
+_TRAINING = {
+    "learning_rate": FloatDistribution(3e-4, 1e-1, log=True),
+    "warmup_fraction": FloatDistribution(0.0, 0.3),
+    "weight_decay": FloatDistribution(1e-5, 1e-1, log=True),
+    "batch_size": CategoricalDistribution([32, 64, 128, 256]),
+    "n_epochs": IntDistribution(16, 128, log=True),
+    "label_smoothing": CategoricalDistribution([0.0, 0.1]),
+    "init": CategoricalDistribution(["random"]),
+}
+
+
+class _Neural(ModelFamily):
+    """What both families share."""
+
+    matrix: ClassVar[MatrixKind] = "net"
+
+    def build(
+        self, config: Mapping[str, Any], shape: MatrixShape, *, random_state: int = 0, n_threads: int = 1
+    ) -> BaseEstimator:
+        # PyTorch takes about two seconds to import: only those who build a net pay for it.
+        from autometa.families._net_estimators import NetClassifier, NetRegressor
+
+        self.search_space.validate(config)
+        estimator = NetClassifier if shape.task.is_classification else NetRegressor
+        return estimator(
+            net=self.name, config=dict(config), n_categorical=shape.n_categorical, random_state=random_state,
+            n_threads=n_threads,
+        )  # fmt: skip
+
+
+class MLP(_Neural):
+    """A multilayer perceptron with learned embeddings of categories and, by choice, of numbers.
+
+    What the hyperparameters mean:
+
+    - ``learning_rate``: the peak of the schedule, the same number for every optimiser. Good values lie around 0.003
+      for "adam", "adamw" and "rmsprop" and around 0.05 for "sgd"; the gradient's norm is clipped at 1.
+    - ``schedule``, ``warmup_fraction``, ``floor_fraction``: see :class:`autometa.gradient.schedules.Schedule`.
+    - ``optimizer``, ``momentum``, ``weight_decay``: see :class:`autometa.gradient.optimizers.OptimizerConfig`.
+    - ``batch_size``: at most an eighth of the training rows (but 16), whatever is asked.
+    - ``n_epochs``: the length of the schedule; early stopping may end it before, and keeps the best weights.
+    - ``label_smoothing``: no effect on regression.
+    - ``init``: where the weights come from, see :mod:`autometa.gradient.initialization`.
+    """
+
+    name = "mlp"
+    requires = ("torch", "rtdl_num_embeddings", "tabm")
+    install_hint = "Install them with: pip install torch rtdl_num_embeddings tabm"
+    search_space = SearchSpace(
+        {
+            "n_layers": IntDistribution(1, 4),
+            "width": IntDistribution(32, 256, log=True),
+            "dropout": FloatDistribution(0.0, 0.5),
+            "activation": CategoricalDistribution(["relu", "silu", "selu"]),
+            "numerical_embedding": CategoricalDistribution(["none", "piecewise_linear", "periodic"]),
+            "optimizer": CategoricalDistribution(["sgd", "adam", "adamw", "rmsprop"]),
+            "schedule": CategoricalDistribution(["constant", "cosine", "one_cycle", "coslog4"]),
+            "floor_fraction": FloatDistribution(0.0, 0.2),
+            "momentum": FloatDistribution(0.8, 0.98),
+            **_TRAINING,
+        }
+    )
+    default_config: ClassVar[Mapping[str, Any]] = {
+        "n_layers": 2, "width": 128, "dropout": 0.1, "activation": "silu", "numerical_embedding": "piecewise_linear",
+        "optimizer": "adamw", "learning_rate": 0.003, "schedule": "coslog4", "warmup_fraction": 0.0,
+        "floor_fraction": 0.0, "weight_decay": 0.01, "momentum": 0.9, "batch_size": 64, "n_epochs": 64,
+        "label_smoothing": 0.0, "init": "random",
+    }  # fmt: skip
+    presets = (
+        {"optimizer": "sgd", "learning_rate": 0.05, "schedule": "cosine"},
+    )  # fmt: skip
+
+
+class TabM(_Neural):
+    """Several MLPs that share most of their weights, averaged (Gorishniy et al., TabM, 2025).
+
+    ``n_members`` nets are trained side by side by AdamW; the other hyperparameters mean what they mean for
+    :class:`MLP`.
+    """
+
+    name = "tabm"
+    requires = ("torch", "rtdl_num_embeddings", "tabm")
+    install_hint = "Install them with: pip install torch rtdl_num_embeddings tabm"
+    search_space = SearchSpace(
+        {
+            "n_layers": IntDistribution(1, 3),
+            "width": IntDistribution(32, 192, log=True),
+            "n_members": CategoricalDistribution([4, 8, 16]),
+            "dropout": FloatDistribution(0.0, 0.5),
+            "numerical_embedding": CategoricalDistribution(["none", "piecewise_linear", "periodic"]),
+            "optimizer": CategoricalDistribution(["adam", "adamw", "rmsprop"]),
+            "schedule": CategoricalDistribution(["constant", "cosine", "one_cycle", "coslog4"]),
+            **_TRAINING,
+        }
+    )
+    default_config: ClassVar[Mapping[str, Any]] = {
+        "n_layers": 2, "width": 128, "n_members": 8, "dropout": 0.1, "numerical_embedding": "piecewise_linear",
+        "optimizer": "adamw", "learning_rate": 0.003, "schedule": "cosine", "warmup_fraction": 0.0,
+        "weight_decay": 0.01, "batch_size": 64, "n_epochs": 64, "label_smoothing": 0.0, "init": "random",
+    }  # fmt: skip
+    presets = ({"numerical_embedding": "none"},)

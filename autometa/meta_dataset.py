@@ -1,0 +1,341 @@
+"""What was measured on earlier datasets: evaluations and meta-features, split by group of related datasets only."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from autometa.exceptions import ArtefactError
+from autometa.family import Candidate
+
+DEFAULT_METRIC = "score"
+"""Name of the metric of a table without a ``metric`` column."""
+
+_REQUIRED = ("dataset", "family", "score")
+_KEPT = ("dataset", "family", "config", "key", "metric", "score", "seconds", "standard_error")
+_ERROR_NAMES = ("standard_error", "score_standard_error", "noise")
+_VALUES = ["score", "seconds", "standard_error"]
+
+
+def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with sorted keys, plain numbers and no nulls; two that mean the same become equal.
+
+    ``None`` and NaN say the same as an absent key, and 5.0 says the same as 5.
+    """
+    plain = {str(name): _plain(value) for name, value in config.items()}
+    return {name: plain[name] for name in sorted(plain) if plain[name] is not None}
+
+
+def candidate_key(family: str, config: Mapping[str, Any]) -> str:
+    """Canonical text of a candidate, by which evaluations on different datasets are matched."""
+    return f"{family} {json.dumps(canonical_config(config))}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 1e15 else value
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Mapping):
+        return json.dumps(canonical_config(value))
+    return json.dumps([_plain(v) for v in value]) if isinstance(value, list | tuple) else str(value)
+
+
+@dataclass(frozen=True, eq=False)
+class MetaDataset:
+    """Evaluations of candidates on many datasets, with the meta-features of each dataset.
+
+    Build one with :meth:`from_frames` or :meth:`from_parquet`.
+
+    Parameters
+    ----------
+    evaluations : DataFrame
+        One row per dataset, candidate and metric: dataset, family, config (canonical JSON), key, metric, score
+        (higher is better), seconds, standard_error.
+    meta_features : DataFrame of shape (n_datasets, n_features)
+        Indexed by dataset.
+    groups : Series
+        Group of related datasets of each dataset, indexed like ``meta_features``.
+    """
+
+    evaluations: pd.DataFrame
+    meta_features: pd.DataFrame
+    groups: pd.Series
+
+    @classmethod
+    def from_frames(
+        cls, evaluations: pd.DataFrame, meta_features: pd.DataFrame, groups: Mapping[Any, Any] | pd.Series | None = None
+    ) -> MetaDataset:
+        """From any table of evaluations and any table of meta-features.
+
+        Parameters
+        ----------
+        evaluations : DataFrame
+            Columns ``dataset``, ``family``, ``score`` (higher is better), and where they exist ``config`` (mapping or
+            JSON text), ``config_id``, ``seconds``, ``metric``, ``task``, ``standard_error`` and ``group``. Not every
+            candidate must have been run on every dataset; rows without a finite score count as not run. Repeated
+            measurements of the same cell are averaged.
+        meta_features : DataFrame
+            A ``dataset`` column and one row per dataset; numbers, text and NaN.
+        groups : mapping or Series, optional
+            Dataset -> group of related datasets. Default: the ``group`` column of either table, otherwise each
+            dataset is a group of its own.
+
+        Raises
+        ------
+        ValueError
+            One sentence on what is wrong with the tables.
+
+        Examples
+        --------
+        >>> runs = pd.DataFrame({"dataset": ["a", "b"], "family": "knn", "config": '{"k": 5}', "score": [0.8, 0.9]})
+        >>> MetaDataset.from_frames(runs, pd.DataFrame({"dataset": ["a", "b"], "rows": [100, 200]}))
+        MetaDataset(2 datasets in 2 groups, 1 candidates, metrics: score)
+        """
+        table = _check_evaluations(evaluations)
+        features = _check_meta_features(meta_features, table["dataset"].unique())
+        series = _find_groups(groups, evaluations, features)
+        features = features.drop(columns="group", errors="ignore")
+        if "task" in evaluations.columns and "task" not in features.columns:
+            tasks = evaluations.assign(dataset=evaluations["dataset"].astype(str)).groupby("dataset")["task"].first()
+            features = features.assign(task=tasks.reindex(features.index).astype(str))
+        return cls(table, features, series)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the datasets, in the order of ``meta_features``."""
+        return tuple(self.meta_features.index)
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, the default (the first of the table) first."""
+        return tuple(self.evaluations["metric"].drop_duplicates())
+
+    @cached_property
+    def candidates(self) -> dict[str, Candidate]:
+        """Canonical key -> candidate, in order of appearance."""
+        rows = self.evaluations[["key", "family", "config"]].drop_duplicates("key")
+        return {key: Candidate(family, json.loads(config)) for key, family, config in rows.itertuples(index=False)}
+
+    def score_table(self, metric: str | None = None) -> pd.DataFrame:
+        """Raw scores of one metric, shape (n_datasets, n_candidates), NaN where nothing was measured.
+
+        Rows are the datasets that have this metric; columns are canonical keys.
+        """
+        metric = metric or self.metrics[0]
+        if metric not in self.metrics:
+            raise ValueError(f"The metric must be one of {', '.join(self.metrics)}. Got {metric!r} instead.")
+        return self._pivot(self.evaluations[self.evaluations["metric"] == metric], "score")
+
+    def standard_error_table(self, metric: str | None = None) -> pd.DataFrame:
+        """Standard errors of :meth:`score_table`, NaN where unknown."""
+        part = self.evaluations[self.evaluations["metric"] == (metric or self.metrics[0])]
+        return self._pivot(part, "standard_error")
+
+    def seconds_table(self) -> pd.DataFrame:
+        """Seconds of each candidate on each dataset, shape (n_datasets, n_candidates), NaN where unknown."""
+        return self._pivot(self.evaluations, "seconds")
+
+    def _pivot(self, rows: pd.DataFrame, value: str) -> pd.DataFrame:
+        table = rows.pivot_table(index="dataset", columns="key", values=value, aggfunc="mean", dropna=False, sort=False)
+        order = [d for d in self.datasets if d in table.index]
+        columns = [key for key in self.candidates if key in table.columns]
+        return table.reindex(index=order, columns=columns)
+
+    def subset(self, datasets: Iterable[Any]) -> MetaDataset:
+        """Only these datasets, in the order of this table."""
+        wanted = {str(d) for d in datasets}
+        unknown = sorted(wanted - set(self.datasets))
+        if unknown:
+            raise ValueError(f"The datasets must be among those of the meta-dataset. Got {unknown[:5]} as well.")
+        keep = [d for d in self.datasets if d in wanted]
+        if not keep:
+            raise ValueError("A subset must keep at least one dataset. Got an empty list.")
+        rows = self.evaluations[self.evaluations["dataset"].isin(wanted)].reset_index(drop=True)
+        return MetaDataset(rows, self.meta_features.loc[keep], self.groups.loc[keep])
+
+    def split_by_group(self, n_folds: int = 5, seed: int = 0) -> Iterator[tuple[MetaDataset, MetaDataset]]:
+        """Pairs of (training, test) parts; no group is in both, and every dataset is tested once."""
+        groups = self.groups.drop_duplicates().to_numpy()
+        if not 2 <= n_folds <= len(groups):
+            raise ValueError(f"n_folds must be between 2 and the number of groups, {len(groups)}. Got {n_folds}.")
+        fold_of = dict(zip(groups, group_folds(self.groups, n_folds, seed=seed), strict=True))
+        folds = self.groups.map(fold_of)
+        for fold in range(n_folds):
+            yield self.subset(folds.index[folds != fold]), self.subset(folds.index[folds == fold])
+
+    def to_parquet(self, folder: str | Path) -> Path:
+        """Write ``evaluations.parquet``, ``meta_features.parquet`` and ``groups.parquet`` into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.evaluations.drop(columns="key").to_parquet(folder / "evaluations.parquet", index=False)
+        self.meta_features.rename_axis("dataset").reset_index().to_parquet(
+            folder / "meta_features.parquet", index=False
+        )
+        frame = pd.DataFrame({"dataset": self.groups.index, "group": self.groups.to_numpy()})
+        frame.to_parquet(folder / "groups.parquet", index=False)
+        return folder
+
+    @classmethod
+    def from_parquet(cls, folder: str | Path) -> MetaDataset:
+        """What :meth:`to_parquet` wrote; ``groups.parquet`` may be missing."""
+        folder = Path(folder)
+        for name in ("evaluations.parquet", "meta_features.parquet"):
+            if not (folder / name).is_file():
+                raise ArtefactError(f"A meta-dataset folder must hold {name}. There is none in {str(folder)!r}.")
+        groups = None
+        if (folder / "groups.parquet").is_file():
+            groups = pd.read_parquet(folder / "groups.parquet").set_index("dataset")["group"]
+        evaluations = pd.read_parquet(folder / "evaluations.parquet")
+        return cls.from_frames(evaluations, pd.read_parquet(folder / "meta_features.parquet"), groups)
+
+    def __repr__(self) -> str:
+        return (
+            f"MetaDataset({len(self.datasets)} datasets in {self.groups.nunique()} groups, "
+            f"{len(self.candidates)} candidates, metrics: {', '.join(self.metrics)})"
+        )
+
+
+def group_folds(groups: pd.Series, n_folds: int, *, seed: int = 0) -> list[int]:
+    """Fold of each distinct group (in order of appearance): large groups first, each to the smallest fold."""
+    sizes = groups.value_counts(sort=False).reindex(groups.drop_duplicates())
+    tie_break = np.random.default_rng(seed).random(len(sizes))
+    load, folds = np.zeros(n_folds), np.zeros(len(sizes), dtype=int)
+    for i in np.lexsort((tie_break, -sizes.to_numpy())):
+        folds[i] = int(load.argmin())
+        load[folds[i]] += sizes.iloc[i]
+    return [int(f) for f in folds]
+
+
+def _check_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:
+    if not isinstance(evaluations, pd.DataFrame):
+        raise ValueError(f"evaluations must be a pandas DataFrame. Got {type(evaluations).__name__} instead.")
+    missing = [name for name in _REQUIRED if name not in evaluations.columns]
+    if missing:
+        raise ValueError(f"evaluations must have the columns {', '.join(_REQUIRED)}. Missing: {', '.join(missing)}.")
+    errors = next((name for name in _ERROR_NAMES if name in evaluations.columns), None)
+    table = pd.DataFrame(
+        {
+            "dataset": evaluations["dataset"].astype(str).to_numpy(),
+            "family": evaluations["family"].astype(str).to_numpy(),
+            "config": _config_texts(evaluations),
+            "metric": (
+                evaluations["metric"].astype(str).to_numpy() if "metric" in evaluations.columns else DEFAULT_METRIC
+            ),
+            "score": _numbers(evaluations, "score"),
+            "seconds": _numbers(evaluations, "seconds"),
+            "standard_error": _numbers(evaluations, errors),
+        }
+    )
+    table["key"] = table["family"] + " " + table["config"]
+    table = table.loc[np.isfinite(table["score"]), list(_KEPT)]
+    if table.empty:
+        raise ValueError("evaluations must hold at least one finite score. Got none.")
+    return _average_repeats(evaluations, table).reset_index(drop=True)
+
+
+def _average_repeats(evaluations: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset, candidate and metric."""
+    cell = ["dataset", "key", "metric"]
+    if not table.duplicated(cell).any():
+        return table
+    if "config_id" in evaluations.columns:
+        ids = evaluations.loc[table.index, "config_id"].astype(str).groupby(table["key"]).nunique()
+        if (ids > 1).any():
+            warnings.warn(
+                f"{int((ids > 1).sum())} candidates have several values of config_id with equal family and config; "
+                "their scores are averaged.", UserWarning, stacklevel=4,
+            )  # fmt: skip
+    values = table.groupby(cell, sort=False)[_VALUES].mean()
+    first = table.drop_duplicates(cell).set_index(cell)
+    first[_VALUES] = values
+    return cast("pd.DataFrame", first.reset_index()[list(_KEPT)])
+
+
+def _numbers(frame: pd.DataFrame, name: str | None) -> Any:
+    if name is None or name not in frame.columns:
+        return np.full(len(frame), np.nan)
+    values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _config_texts(evaluations: pd.DataFrame) -> Any:
+    """Canonical JSON of each row's configuration; each distinct text is read once."""
+    if "config" not in evaluations.columns:
+        return np.full(len(evaluations), "{}", dtype=object)
+    seen: dict[str, str] = {}
+    texts = []
+    for value in evaluations["config"]:
+        text = value if isinstance(value, str) else None
+        if text is None or text not in seen:
+            canonical = json.dumps(canonical_config(_read_config(value)))
+            if text is None:
+                texts.append(canonical)
+                continue
+            seen[text] = canonical
+        texts.append(seen[text])
+    return np.array(texts, dtype=object)
+
+
+def _read_config(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
+        return {}
+    try:
+        config = json.loads(value)
+    except (TypeError, ValueError):
+        config = value
+    if config is None:
+        return {}
+    if not isinstance(config, dict):
+        raise ValueError(f"Each config must be a mapping or the JSON text of one. Got {value!r} instead.")
+    return config
+
+
+def _check_meta_features(meta_features: pd.DataFrame, datasets: Iterable[str]) -> pd.DataFrame:
+    if not isinstance(meta_features, pd.DataFrame):
+        raise ValueError(f"meta_features must be a pandas DataFrame. Got {type(meta_features).__name__} instead.")
+    if "dataset" not in meta_features.columns:
+        if meta_features.index.name != "dataset":
+            raise ValueError("meta_features must have a column 'dataset' with one row per dataset.")
+        meta_features = meta_features.reset_index()
+    features = meta_features.assign(dataset=meta_features["dataset"].astype(str)).set_index("dataset")
+    features.columns = features.columns.astype(str)
+    if not features.index.is_unique:
+        twice = features.index[features.index.duplicated()].unique().tolist()[:5]
+        raise ValueError(f"meta_features must have one row per dataset. {twice} occur more than once.")
+    without = [d for d in datasets if d not in features.index]
+    if without:
+        raise ValueError(f"Every dataset of evaluations needs a row in meta_features. {without[:5]} have none.")
+    measured = set(datasets)
+    return features.loc[[d for d in features.index if d in measured]]
+
+
+def _find_groups(
+    groups: Mapping[Any, Any] | pd.Series | None, evaluations: pd.DataFrame, features: pd.DataFrame
+) -> pd.Series:
+    if groups is None and "group" in features.columns:
+        groups = features["group"]
+    if groups is None and "group" in evaluations.columns:
+        groups = evaluations.assign(dataset=evaluations["dataset"].astype(str)).groupby("dataset")["group"].first()
+    if groups is None:
+        return pd.Series(features.index, index=features.index, name="group")
+    known = {str(name): str(group) for name, group in dict(groups).items()}
+    missing = [d for d in features.index if d not in known]
+    if missing:
+        raise ValueError(f"groups must name the group of every dataset. {missing[:5]} have none.")
+    return pd.Series([known[d] for d in features.index], index=features.index, name="group")

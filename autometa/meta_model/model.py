@@ -1,0 +1,373 @@
+"""The meta-model: (meta-features, candidates, metric) -> belief."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from autometa.exceptions import ArtefactError
+from autometa.family import Candidate
+from autometa.meta_model.belief import Belief, Covariance, Floats, Prior, ScalePrior, SecondsPrior
+from autometa.meta_model.encoders import ConfigEncoder, FeatureEncoder
+from autometa.meta_model.pool import CandidatePool, View
+from autometa.meta_model.regressors import Forest, MLPBag, Ridge
+
+FORMAT_VERSION = 1
+MAX_WEIGHT_BYTES = 64 * 2**20
+
+
+class Head(nn.Module):
+    """What is known of one metric (or of log-seconds): portfolio mean, output directions, residuals, scale prior.
+
+    Parameters
+    ----------
+    n_outputs, n_pool, n_residuals, n_learners, n_scale_inputs : int
+        Sizes: shared outputs R, pool members P with this metric, training datasets with it, stacked learners, inputs
+        of the scale prior.
+
+    Attributes
+    ----------
+    members : Tensor of shape (P,)
+        Positions in the pool.
+    portfolio : Tensor of shape (P,)
+        Mean normalised score over training datasets.
+    directions : Tensor of shape (R, P)
+        From shared outputs to residual scores.
+    stack : Tensor of shape (n_learners,)
+        Weight of each learner's residual.
+    residuals : Tensor of shape (n_residuals, P), float16
+        Cross-fitted errors of the forecast on the training datasets.
+    coef : Tensor of shape (n_scale_inputs + 1, 2)
+        Ridge regression of offset and log-scale.
+    """
+
+    members: Tensor
+    portfolio: Tensor
+    directions: Tensor
+    stack: Tensor
+    residuals: Tensor
+    coef: Tensor
+
+    def __init__(
+        self, n_outputs: int, n_pool: int, *, n_residuals: int, n_learners: int, n_scale_inputs: int = 0
+    ) -> None:
+        super().__init__()
+        self.register_buffer("members", torch.zeros(n_pool, dtype=torch.int32))
+        self.register_buffer("portfolio", torch.zeros(n_pool))
+        self.register_buffer("directions", torch.zeros(n_outputs, n_pool, dtype=torch.float16))
+        self.register_buffer("stack", torch.zeros(n_learners))
+        self.register_buffer("residuals", torch.zeros(n_residuals, n_pool, dtype=torch.float16))
+        self.register_buffer("coef", torch.zeros(n_scale_inputs + 1, 2))
+        self.settings: dict[str, Any] = {}
+        self._root: Floats | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Arguments of the constructor."""
+        return {
+            "n_outputs": self.directions.shape[0], "n_pool": self.directions.shape[1],
+            "n_residuals": len(self.residuals), "n_learners": len(self.stack),
+            "n_scale_inputs": len(self.coef) - 1,
+        }  # fmt: skip
+
+    def forecast(self, outputs: Sequence[Tensor]) -> Floats:
+        """Normalised scores of the pool from the learners' outputs, each (N, R) -> (N, P)."""
+        mixed = sum(w * out for w, out in zip(self.stack, outputs, strict=True))
+        scores = self.portfolio + mixed @ self.directions.to(self.portfolio.dtype)
+        return np.asarray(scores.detach().cpu().numpy(), dtype=float)
+
+    def covariance(self, target: Floats) -> Floats:
+        """Shrunk covariance of the residuals, shape (P, P); ``target`` is the structured correlation."""
+        errors = self.residuals.cpu().numpy().astype(float)
+        return shrunk_covariance(errors, target, self.settings["shrinkage"])
+
+    def scale_prior(self, x: Tensor) -> ScalePrior:
+        """Prior of offset and scale for encoded meta-features of shape (1, D)."""
+        offset, log_scale = (x @ self.coef[:-1] + self.coef[-1]).squeeze(0).tolist()
+        s = self.settings["scale"]
+        if s["relative"]:
+            return ScalePrior(
+                s["sign"], s["offset_std"], 0.0, log_scale, s["log_scale_std"], relative=True, log_size=offset
+            )
+        return ScalePrior(offset, s["offset_std"], s["slope"], log_scale, s["log_scale_std"])
+
+
+def shrunk_covariance(errors: Floats, target: Floats, shrinkage: float) -> Floats:
+    """Sample covariance (about zero) shrunk towards a structured correlation with the same variances."""
+    sample = errors.T @ errors / len(errors)
+    std = np.sqrt(np.maximum(np.diag(sample), 1e-6))
+    return (1 - shrinkage) * sample + shrinkage * target * np.outer(std, std)
+
+
+class MetaModel(nn.Module):
+    """What earlier datasets teach about a new one. Made by :func:`autometa.meta_training.train_meta_model`.
+
+    Parameters
+    ----------
+    encoder : FeatureEncoder
+    pool : CandidatePool
+    learners : sequence of Module
+        Each maps encoded meta-features (N, D) to shared outputs (N, R).
+    heads : mapping of metric name to Head
+        The first is the default metric.
+    seconds_head : Head or None
+    card : mapping
+        JSON: trained_on, groups, versions and whatever else describes the training.
+    """
+
+    def __init__(
+        self,
+        encoder: FeatureEncoder,
+        pool: CandidatePool,
+        *,
+        learners: Sequence[nn.Module],
+        heads: Mapping[str, Head],
+        seconds_head: Head | None = None,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pool = pool
+        self.learners = nn.ModuleList(learners)
+        self.metrics = tuple(heads)
+        self.heads = nn.ModuleList(heads.values())
+        self.seconds_head = seconds_head
+        self.card = dict(card or {})
+        self._roots: dict[int, Floats] = {}
+        self.eval()
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Names (fingerprints) of the training datasets."""
+        return frozenset(self.card.get("trained_on", ()))
+
+    def forward(self, meta_features: pd.DataFrame | pd.Series | Mapping[str, Any]) -> list[Tensor]:
+        """Shared outputs of each learner, each of shape (N, R)."""
+        x = self.encoder(meta_features).to(self._device)  # (N, D)
+        return [learner(x) for learner in self.learners]
+
+    @torch.no_grad()
+    def belief(
+        self,
+        meta_features: pd.Series | Mapping[str, Any],
+        candidates: Sequence[Candidate],
+        metric: str | None = None,
+    ) -> Belief:
+        """What is believed of candidates on a dataset, before any trial.
+
+        Parameters
+        ----------
+        meta_features : Series or mapping
+            By name; what is absent counts as missing.
+        candidates : sequence of Candidate
+            In the training pool or not: configurations outside it are read through their neighbours of the same
+            family, and candidates of an unknown family get an average forecast with a wide uncertainty.
+        metric : str, optional
+            Default: the first metric of the training table.
+
+        Raises
+        ------
+        ValueError
+            No candidates, or a metric that the model was not trained on.
+        """
+        if len(candidates) == 0:
+            raise ValueError("candidates must hold at least one candidate. Got an empty list.")
+        metric = self.metrics[0] if metric is None else metric
+        if metric not in self.metrics:
+            raise ValueError(f"metric must be one of {', '.join(self.metrics)}. Got {metric!r} instead.")
+        x = self.encoder(meta_features).to(self._device)  # (1, D)
+        outputs = [learner(x) for learner in self.learners]
+        head = self._head(self.metrics.index(metric))
+        view = self._view(head, candidates)
+        mean, covariance = self._joint(head, outputs, view)
+        bandwidth = head.settings["bandwidth"]
+        shifts = np.zeros((0, len(candidates)))
+        if bandwidth < 1:
+            errors = head.residuals.cpu().numpy().astype(np.float32)
+            errors = errors - errors.mean(axis=0)
+            shifts = _spread_over(errors, head, view, len(self.pool)) * np.sqrt(1 - bandwidth**2)
+        prior = Prior(
+            mean, _scaled(covariance, bandwidth), head.scale_prior(x), shifts=shifts, noise=head.settings["noise"],
+            widening=[tuple(pair) for pair in head.settings.get("widening", ())],
+        )  # fmt: skip
+        return Belief(prior, self._seconds_prior(outputs, candidates))
+
+    def neighbours(self, meta_features: pd.Series | Mapping[str, Any], n: int = 5) -> list[tuple[str, float]]:
+        """The training datasets that the trees find most alike, with their weights, largest first."""
+        forest = next((m for m in self.learners if isinstance(m, Forest)), None)
+        if forest is None:
+            return []
+        weights = forest.weights(self.encoder(meta_features).numpy())[0]
+        names = self.card["trained_on"]
+        return [(names[i], float(weights[i])) for i in np.argsort(-weights)[:n]]
+
+    @property
+    def _device(self) -> torch.device:
+        return self.encoder.quantiles.device
+
+    def _head(self, index: int) -> Head:
+        head = self.heads[index]
+        assert isinstance(head, Head)
+        return head
+
+    def _view(self, head: Head, candidates: Sequence[Candidate]) -> View:
+        usable = np.zeros(len(self.pool), dtype=bool)
+        usable[head.members.cpu().numpy()] = True
+        return self.pool.view(candidates, usable)
+
+    def _root(self, head: Head) -> Floats:
+        """Cholesky factor of the pool's covariance, shape (P, P), computed once."""
+        if id(head) not in self._roots:
+            matrix = head.covariance(structure(self.pool, head.members.cpu().numpy(), head.settings["structure"]))
+            jitter = 1e-5 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
+            self._roots[id(head)] = np.linalg.cholesky(matrix + jitter)
+        return self._roots[id(head)]
+
+    def _joint(self, head: Head, outputs: Sequence[Tensor], view: View) -> tuple[Floats, Covariance]:
+        """Mean (C,) and covariance over the viewed candidates."""
+        pool_mean = head.forecast(outputs)[0]  # (P,)
+        members = head.members.cpu().numpy()
+        family = self.pool.family[members]
+        centre = np.full(len(self.pool.families) + 1, float(np.median(pool_mean)))
+        spread = np.full(len(centre), head.settings["spread"])
+        for number in np.unique(family):
+            at = family == number
+            centre[number] = pool_mean[at].mean()
+            spread[number] = head.settings["family_spread"][str(number)]
+        group = np.minimum(view.family, len(centre) - 1)
+        mean = centre[group] + _spread_over((pool_mean - centre[family])[None], head, view, len(self.pool))[0]
+        root = _spread_over(self._root(head).T, head, view, len(self.pool)).T
+        outside = np.where(view.member >= 0, 0.0, spread[group])
+        covariance = Covariance(
+            root.astype(float), outside, view.family, view.vectors, view.bridge, self.pool.length_scale
+        )
+        return mean, covariance
+
+    def _seconds_prior(self, outputs: Sequence[Tensor], candidates: Sequence[Candidate]) -> SecondsPrior | None:
+        head = self.seconds_head
+        if head is None:
+            return None
+        view = self._view(head, candidates)
+        mean, covariance = self._joint(head, outputs, view)
+        return SecondsPrior(mean, covariance, head.settings["speed_std"], head.settings["noise"])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``weights.safetensors`` and ``card.json`` into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "weights.safetensors")
+        heads = [*self.heads, *([self.seconds_head] if self.seconds_head is not None else [])]
+        structure_card = {
+            "encoder": self.encoder.spec,
+            "pool": {
+                "candidates": self.pool.candidates,
+                "encoder": self.pool.encoder.families,
+                "length_scale": self.pool.length_scale,
+            },
+            "learners": [{"kind": type(m).__name__, "sizes": _sizes(m)} for m in self.learners],
+            "metrics": self.metrics,
+            "heads": [{"sizes": h.sizes, "settings": h.settings} for h in heads if isinstance(h, Head)],
+        }
+        card = {"format": "autometa-meta-model", "format_version": FORMAT_VERSION, **self.card}
+        (folder / "card.json").write_text(json.dumps({**card, "structure": structure_card}, indent=1), "utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> MetaModel:
+        """What :meth:`save` wrote.
+
+        Raises
+        ------
+        ArtefactError
+            A file is missing, damaged, too large or of another format.
+        """
+        folder = Path(folder)
+        card_path, weights_path = folder / "card.json", folder / "weights.safetensors"
+        for path in (card_path, weights_path):
+            if not path.is_file():
+                raise ArtefactError(f"A meta-model folder must hold {path.name}. There is none in {str(folder)!r}.")
+        if weights_path.stat().st_size > MAX_WEIGHT_BYTES:
+            raise ArtefactError(f"{path.name} must be at most {MAX_WEIGHT_BYTES} bytes large. It is larger.")
+        try:
+            card = json.loads(card_path.read_text("utf-8"))
+            if card.get("format_version") != FORMAT_VERSION:
+                raise ArtefactError(
+                    f"The meta-model must have format version {FORMAT_VERSION}. Got {card.get('format_version')!r}."
+                )
+            model = _build(cls, card)
+            model.load_state_dict(load_file(weights_path))
+        except ArtefactError:
+            raise
+        except Exception as error:
+            raise ArtefactError(f"The meta-model in {str(folder)!r} cannot be read: {error}") from error
+        return model
+
+
+def structure(pool: CandidatePool, members: Any, weights: Sequence[float]) -> Floats:
+    """Correlation by family and hyperparameters: weights of (all, same family, near configuration, itself)."""
+    from autometa.meta_model.belief import kernel
+
+    family, vectors = pool.family[members], pool.vectors[members]
+    same = (family[:, None] == family).astype(float)
+    near = (2 * kernel(vectors, vectors, pool.length_scale) - 1) * same
+    return np.asarray(weights[0] + weights[1] * same + weights[2] * near + weights[3] * np.eye(len(family)))
+
+
+def _spread_over(rows: Any, head: Head, view: View, n_pool: int) -> Floats:
+    """Rows over the head's pool members (n, P) carried to the viewed candidates (n, C)."""
+    full = np.zeros((len(rows), n_pool), dtype=rows.dtype)
+    full[:, head.members.cpu().numpy()] = rows
+    if (view.member >= 0).all():
+        return np.asarray(full[:, view.member])
+    result = full @ view.weights.T.astype(rows.dtype)
+    return np.asarray(result)
+
+
+def _scaled(covariance: Covariance, factor: float) -> Covariance:
+    if factor == 1:
+        return covariance
+    c = covariance
+    return Covariance(c.root * factor, c.spread, c.family, c.vectors, c.bridge, c.length_scale)
+
+
+_KINDS: dict[str, Any] = {"Ridge": Ridge, "Forest": Forest, "MLPBag": MLPBag}
+
+
+def _sizes(module: nn.Module) -> Any:
+    return list(module.coef.shape) if isinstance(module, Ridge) else module.sizes
+
+
+def _build(cls: type[MetaModel], card: Mapping[str, Any]) -> MetaModel:
+    """An empty model of the shape that a card describes."""
+    s = card["structure"]
+    learners: list[nn.Module] = []
+    for spec in s["learners"]:
+        kind, sizes = _KINDS[spec["kind"]], spec["sizes"]
+        if kind is Ridge:
+            learners.append(Ridge(sizes[0] - 1, sizes[1]))
+        else:
+            learners.append(kind(**sizes) if isinstance(sizes, dict) else kind(*sizes))
+    heads = []
+    for spec in s["heads"]:
+        sizes = dict(spec["sizes"])
+        head = Head(sizes.pop("n_outputs"), sizes.pop("n_pool"), **sizes)
+        head.settings = spec["settings"]
+        heads.append(head)
+    pool = CandidatePool(
+        [tuple(c) for c in s["pool"]["candidates"]], ConfigEncoder(s["pool"]["encoder"]),
+        length_scale=s["pool"]["length_scale"],
+    )  # fmt: skip
+    n = len(s["metrics"])
+    known = {k: v for k, v in card.items() if k not in {"structure", "format", "format_version"}}
+    return cls(
+        FeatureEncoder(**s["encoder"]), pool, learners=learners, heads=dict(zip(s["metrics"], heads[:n], strict=True)),
+        seconds_head=heads[n] if len(heads) > n else None, card=known,
+    )  # fmt: skip

@@ -1,0 +1,309 @@
+"""Rank every candidate for a dataset without fitting one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+
+from autometa.data import ColumnKind, Dataset, as_dataset
+from autometa.families import resolve_families
+from autometa.families._estimators import LabelCodes
+from autometa.family import Candidate, Forecast, MatrixShape, ModelFamily
+from autometa.meta_features import MetaFeatures, extract
+from autometa.metrics import Metric, resolve_metric
+from autometa.preprocessing import TableEncoder, n_leading_categories
+
+if TYPE_CHECKING:
+    from autometa.meta_model import Belief, MetaModel
+
+CORPUS_ROWS = 2_000
+"""Rows at which the corpus was capped; forecast seconds grow in proportion beyond it."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Candidates for one dataset, best first, with forecast and reasons.
+
+    Parameters
+    ----------
+    candidates : tuple of Candidate
+        All candidates, best predicted score first; those without a forecast come last.
+    dataset : str
+        Name of the dataset.
+    metric : Metric
+    families : tuple of ModelFamily
+        What the names of the candidates mean.
+    meta_features : MetaFeatures
+    belief : Belief or None
+        The joint belief over ``candidates`` (same order) that the tuner goes on with; ``None`` without meta-model.
+    neighbours : tuple of (str, float)
+        Nearest known datasets with their distance.
+    notes : tuple of str
+        What a reader should know about this ranking.
+    seconds : float
+        Time that the selection took.
+    """
+
+    candidates: tuple[Candidate, ...]
+    dataset: str
+    metric: Metric
+    families: tuple[ModelFamily, ...]
+    meta_features: MetaFeatures = field(repr=False)
+    belief: Belief | None = field(default=None, repr=False)
+    neighbours: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = float("nan")
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate with the best predicted score."""
+        return self.candidates[0]
+
+    @property
+    def ranking(self) -> tuple[Candidate, ...]:
+        """The best candidate of each family, best family first."""
+        first: dict[str, Candidate] = {}
+        for candidate in self.candidates:
+            first.setdefault(candidate.family, candidate)
+        return tuple(first.values())
+
+    def to_frame(self, *, every: bool = False) -> pd.DataFrame:
+        """One row per family (``every=True``: per candidate); scores in the metric's own sign, seconds of one fit."""
+        rows = []
+        for candidate in self.candidates if every else self.ranking:
+            f = candidate.forecast
+            numbers = [np.nan] * 4
+            if f is not None:
+                ends = sorted(self.metric.from_score(s) for s in (f.score_low, f.score_high))
+                numbers = [self.metric.from_score(f.score), *ends, f.fit_seconds]
+            rows.append((candidate.family, *numbers, dict(candidate.config)))
+        name = self.metric.name
+        columns = ["family", name, f"{name}_low", f"{name}_high", "fit_seconds", "config"]
+        return pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="rank"))
+
+    def explain(self) -> str:
+        """Why the first candidate leads, in a few sentences."""
+        best, lines = self.best, []
+        if best.forecast is None:
+            lines.append(f"{best.family} comes first by default: no meta-model was used.")
+        else:
+            f = best.forecast
+            low, high = sorted(self.metric.from_score(s) for s in (f.score_low, f.score_high))
+            lines.append(
+                f"{best.family} leads with an expected {self.metric.name} of {self.metric.from_score(f.score):.4g} "
+                f"(80 % interval {low:.4g} to {high:.4g}), about {f.fit_seconds:.2g} s a fit."
+            )
+        if len(self.ranking) > 1 and self.ranking[1].forecast is not None and best.forecast is not None:
+            second = self.ranking[1]
+            gap = best.forecast.score - second.forecast.score  # type: ignore[union-attr]
+            lines.append(f"The next family is {second.family}, {gap:.2g} {self.metric.name} behind.")
+        if self.neighbours:
+            near = ", ".join(name for name, _ in self.neighbours[:5])
+            lines.append(f"The most similar known datasets are {near}.")
+        return "\n".join([*lines, *self.notes])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Forecast score of each family with its 80 % interval (needs matplotlib); returns the axes."""
+        import matplotlib.pyplot as plt
+
+        frame = self.to_frame().dropna(subset=[self.metric.name]).iloc[::-1]
+        ax = ax if ax is not None else plt.subplots(figsize=(6, 0.4 * len(frame) + 1))[1]
+        middle, low, high = (frame[c].to_numpy() for c in list(frame.columns)[1:4])
+        ax.errorbar(middle, frame["family"], xerr=np.abs([middle - low, high - middle]), fmt="o", capsize=3)
+        ax.set_xlabel(f"forecast {self.metric.name} (80 % interval)")
+        return ax
+
+    def __str__(self) -> str:
+        frame = self.to_frame()
+        name = self.metric.name
+        frame["80 % interval"] = [
+            "" if np.isnan(low) else f"{low:.4g} .. {high:.4g}"
+            for low, high in zip(frame.pop(f"{name}_low"), frame.pop(f"{name}_high"), strict=True)
+        ]
+        frame["config"] = [_short(config) for config in frame["config"]]
+        columns = ["family", name, "80 % interval", "fit_seconds", "config"]
+        text = frame[columns].to_string(float_format=lambda v: f"{v:.4g}", na_rep="-", justify="left")
+        notes = "".join(f"\n{note}" for note in self.notes)
+        return f"Selection for {self.dataset} by {name}, in {self.seconds:.1f} s\n{text}{notes}"
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame()
+        frame["config"] = [_short(config, most=999) for config in frame["config"]]
+        table = frame.to_html(float_format=lambda v: f"{v:.4g}", na_rep="", escape=True)
+        return f"<p>Selection for {escape(self.dataset)} by {escape(self.metric.name)}</p>{table}"
+
+
+def select(
+    data: Any,
+    y: Any = None,
+    *,
+    target: Hashable | None = None,
+    metric: str | Metric | None = None,
+    families: Iterable[str | ModelFamily] | None = None,
+    meta_model: MetaModel | str | Path | None = None,
+    random_state: int = 0,
+    **options: Any,
+) -> Selection:
+    """Rank model families and configurations for a dataset; nothing is fitted but landmarkers.
+
+    Parameters
+    ----------
+    data : Dataset, DataFrame, array or path
+        A table (pandas, polars, NumPy, or a CSV or Parquet file) with ``target`` or ``y``.
+    y : array-like of shape (n_rows,), optional
+    target : column name, optional
+    metric : str, Metric or scorer, default=None
+        ``None``: ROC AUC for two classes, log loss for more, RMSE for numbers.
+    families : iterable of str or ModelFamily, default=None
+        ``None``: all that are installed. One that the meta-model never met enters with its default configuration.
+    meta_model : MetaModel, path or "none", default=None
+        ``None``: the one that comes with the library; ``"none"``: no meta-knowledge, defaults in a fixed order.
+    random_state : int, default=0
+        Seed of the subsampling inside the meta-features.
+    **options
+        ``task``, ``groups``, ``time``, ``sample_weight``, ``name``: see :meth:`Dataset.from_arrays`.
+
+    Returns
+    -------
+    Selection
+
+    Raises
+    ------
+    DataError
+        The table cannot be used; one sentence says why.
+    ValueError
+        An unknown family or a metric that does not fit the task.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> selection = select(*load_wine(return_X_y=True), families=["linear", "random_forest"])
+    >>> sorted(c.family for c in selection.ranking)
+    ['linear', 'random_forest']
+    """
+    started = time.perf_counter()
+    dataset = as_dataset(data, y, target=target, **options)
+    resolved = resolve_metric(metric, dataset.task)
+    usable = tuple(f for f in resolve_families(families) if dataset.task in f.tasks)
+    if not usable:
+        raise ValueError(f"None of the chosen families can do a {dataset.task} task.")
+    features = extract(dataset, seed=random_state)
+    model = _resolve_meta_model(meta_model)
+    pool = [c for family in usable for c in _family_pool(family, model)]
+    pool = [replace(c, builder=_builder(dataset, usable)) for c in pool]
+    selection = Selection(tuple(pool), dataset.name, resolved, usable, features)
+    if model is not None:
+        selection = _ranked(selection, model, dataset)
+    return replace(selection, seconds=time.perf_counter() - started)
+
+
+def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selection:
+    """Candidates sorted by the belief of the meta-model, with forecasts."""
+    known = set(model.families)
+    metric = selection.metric.name if selection.metric.name in model.metrics else _stand_in(dataset, model)
+    candidates = list(selection.candidates)
+    met = [c for c in candidates if c.family in known]
+    unmet = [c for c in candidates if c.family not in known]
+    if not met:
+        return replace(selection, notes=("None of these families is known to the meta-model.",))
+    series = selection.meta_features.to_series()
+    belief = model.belief(series, met, metric=metric)
+    order = np.argsort(-belief.mean, kind="stable")
+    met = [met[i] for i in order]
+    belief = model.belief(series, met, metric=metric)
+    low, high = belief.interval(0.8)
+    growth = max(1.0, dataset.n_rows / CORPUS_ROWS)
+    forecasts = [
+        Forecast(float(m), float(a), float(b), float(s) * growth, "belief")
+        for m, a, b, s in zip(belief.mean, low, high, belief.seconds, strict=True)
+    ]
+    same_scale = metric == selection.metric.name
+    ranked = [c.with_forecast(f if same_scale else None) for c, f in zip(met, forecasts, strict=True)]
+    notes = [] if same_scale else [f"Ranked by {metric}: the meta-model does not know {selection.metric.name}."]
+    if unmet:
+        names = ", ".join(dict.fromkeys(c.family for c in unmet))
+        notes.append(f"No forecast for {names}: the meta-model has not met them.")
+    neighbours = tuple(model.neighbours(series))
+    return replace(
+        selection, candidates=(*ranked, *unmet), belief=belief, neighbours=neighbours, notes=tuple(notes)
+    )  # fmt: skip
+
+
+def _stand_in(dataset: Dataset, model: MetaModel) -> str:
+    """The known metric to rank by when the asked one was never measured."""
+    default = resolve_metric(None, dataset.task).name
+    return default if default in model.metrics else next(iter(model.metrics))
+
+
+def _family_pool(family: ModelFamily, model: MetaModel | None) -> list[Candidate]:
+    """The configurations that the meta-model has seen of a family, or its default."""
+    default = family.default_candidate()
+    if model is None:
+        return [default]
+    seen = [c for c in model.candidates if c.family == family.name and _is_valid(family, c.config)]
+    return list(dict.fromkeys([default, *seen])) if seen else [default]
+
+
+def _is_valid(family: ModelFamily, config: Mapping[str, Any]) -> bool:
+    try:
+        family.search_space.validate(config)
+    except ValueError:
+        return False
+    return True
+
+
+def _builder(dataset: Dataset, families: Sequence[ModelFamily]) -> Any:
+    by_name = {family.name: family for family in families}
+    return partial(_build, by_name, dict(dataset.kinds), dataset.task, dataset.n_rows, dataset.n_classes)
+
+
+def _build(
+    families: Mapping[str, ModelFamily],
+    kinds: Mapping[Hashable, ColumnKind],
+    task: Any,
+    n_rows: int,
+    n_classes: int,
+    candidate: Candidate,
+) -> BaseEstimator:
+    """Unfitted Pipeline of encoder and model for one candidate."""
+    family = families[candidate.family]
+    n_categorical = n_leading_categories(kinds, family.matrix)
+    model = family.build(candidate.config, MatrixShape(task, n_rows, n_classes, n_categorical))
+    model = LabelCodes(model) if task.is_classification else model
+    return Pipeline([("encoder", TableEncoder(family.matrix, kinds=kinds)), ("model", model)])
+
+
+def _resolve_meta_model(meta_model: MetaModel | str | Path | None) -> MetaModel | None:
+    if meta_model == "none":
+        return None
+    if meta_model is None:
+        return shipped_meta_model()
+    if isinstance(meta_model, str | Path):
+        from autometa.meta_model import MetaModel
+
+        return MetaModel.load(meta_model)
+    return meta_model
+
+
+@cache
+def shipped_meta_model() -> MetaModel:
+    """The meta-model that comes with the library (read once a process)."""
+    from autometa.meta_model import MetaModel
+
+    return MetaModel.load(Path(str(files("autometa") / "pretrained" / "meta_model")))
+
+
+def _short(config: Mapping[str, Any], most: int = 72) -> str:
+    text = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in config.items())
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,404 @@
+"""Worker processes that stay warm and can be killed one at a time.
+
+The pool is pebble's, whose tasks can be killed alone; its processes are started by joblib's loky, which neither forks
+nor imports the caller's main module. So it works from a script without a main guard, from a notebook and from
+standard input. Functions and arguments travel as cloudpickle bytes, tables as files that every worker maps once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import os
+import signal
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import psutil
+from joblib.externals.loky.backend.context import LokyContext
+from joblib.externals.loky.backend.process import LokyProcess
+from pebble import ProcessExpired, ProcessPool
+
+from autometa.exceptions import AutometaError
+from autometa.records import Status
+
+WARM_MODULES = (
+    "pandas",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "sklearn.naive_bayes",
+    "sklearn.neighbors",
+    "sklearn.svm",
+    "lightgbm",
+)
+"""What every worker imports before its first task. Heavier ones (torch) come with :meth:`WorkerPool.warm_up`."""
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+_MEMORY_EXIT = 87
+_POLL_SECONDS = 0.05
+_MB = 2**20
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task has no result: ``TIMEOUT``, ``MEMORY`` or ``FAILED``, and the reason in one sentence."""
+
+    status: Status
+    reason: str
+
+
+class WorkerError(AutometaError, RuntimeError):
+    """A task in a worker process has no result; ``failure`` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+class TaskFuture(Future[Any]):
+    """The coming result of a task. Cancelling it while it runs kills its worker, which is then replaced."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def cancel(self) -> bool:
+        if self.cancelled():
+            return True
+        if not super().cancel():
+            return False
+        self.set_running_or_notify_cancel()  # tells concurrent.futures.wait
+        self._inner.cancel()
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class SharedFile:
+    """A file of the pool's folder; it is removed when the parent's last reference to this object goes."""
+
+    path: str
+
+    def load(self) -> Any:
+        """The array (read-only, mapped) or object in it; a worker keeps the last few."""
+        return _load_file(self.path)
+
+
+@lru_cache(maxsize=8)
+def _load_file(path: str) -> Any:
+    if path.endswith(".npy"):
+        return np.asarray(np.load(path, mmap_mode="r"))
+    return cloudpickle.loads(Path(path).read_bytes())
+
+
+class _WorkerContext(LokyContext):  # type: ignore[misc]
+    """Starts loky processes with an environment, which native libraries read when they are loaded."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+
+    def Process(self, *args: Any, **kwargs: Any) -> LokyProcess:  # noqa: N802
+        return LokyProcess(*args, env=self._environment, **kwargs)
+
+
+class WorkerPool:
+    """Processes that run one task each, persist over tasks and are replaced when they die.
+
+    They start and import in the background as soon as the pool is made. Close the pool, or use it in ``with``.
+
+    Parameters
+    ----------
+    n_workers : int, default=1
+    n_threads : int, default=1
+        Native threads (OpenMP, BLAS) that a worker starts with.
+    modules : iterable of str
+        Imported by every worker before its first task.
+
+    Examples
+    --------
+    >>> with WorkerPool(1, modules=()) as pool:
+    ...     pool.submit(pow, 2, 5).result()
+    32
+    """
+
+    def __init__(self, n_workers: int = 1, *, n_threads: int = 1, modules: Iterable[str] = WARM_MODULES) -> None:
+        if n_workers < 1 or n_threads < 1:
+            raise ValueError(f"n_workers and n_threads must be at least 1. Got {n_workers} and {n_threads} instead.")
+        self.n_workers = n_workers
+        self.n_threads = n_threads
+        self._modules = list(dict.fromkeys(modules))
+        self._lock = threading.RLock()
+        self._futures: weakref.WeakSet[TaskFuture] = weakref.WeakSet()
+        self._folder = tempfile.TemporaryDirectory(prefix="autometa-", ignore_cleanup_errors=True)
+        self._n_files = 0
+        self._closed = False
+        self._pool = self._start()
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        time_limit: float | None = None,
+        finish: Callable[[Any], Any] | None = None,
+    ) -> TaskFuture:
+        """Run ``function(*args)`` in a worker.
+
+        Parameters
+        ----------
+        function : callable
+            Anything that cloudpickle can carry, also from a script or a notebook.
+        time_limit : float or None
+            Seconds from the moment a worker takes the task; then the worker is killed.
+        finish : callable or None
+            Called in this process with the value or a :class:`Failure`; what it returns is the future's result.
+
+        Returns
+        -------
+        TaskFuture
+            Without ``finish``, a failure is raised as :class:`WorkerError`.
+        """
+        payload = cloudpickle.dumps((function, args))
+        seconds = None if time_limit is None else max(time_limit, 1e-3)  # pebble reads 0 as no limit
+        with self._lock:
+            inner = self._running_pool().schedule(_run, args=(payload,), timeout=seconds)
+            future = TaskFuture(inner)
+            self._futures.add(future)
+        inner.add_done_callback(lambda done: _settle(future, done, time_limit, finish))
+        return future
+
+    def warm_up(self, modules: Iterable[str]) -> None:
+        """Import further modules in every worker, and in each one that replaces it. Does not wait."""
+        with self._lock:
+            new = [module for module in dict.fromkeys(modules) if module not in self._modules]
+            if new:
+                self._modules.extend(new)
+                for _ in range(self.n_workers):
+                    self.submit(_import, new)
+
+    def share(self, value: Any) -> SharedFile:
+        """Write an array or an object to a file that every worker reads once (arrays are mapped, not copied)."""
+        if isinstance(value, np.ndarray) and value.size:  # an empty file cannot be mapped
+            file = self.new_file(".npy")
+            np.save(file.path, value)
+        else:
+            file = self.new_file(".pkl")
+            Path(file.path).write_bytes(cloudpickle.dumps(value))
+        return file
+
+    def new_file(self, suffix: str = "") -> SharedFile:
+        """A name in the pool's folder that is not in use; nothing is written."""
+        with self._lock:
+            self._n_files += 1
+            file = SharedFile(str(Path(self._folder.name) / f"{self._n_files}{suffix}"))
+        weakref.finalize(file, _remove, file.path)
+        return file
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Cancel what runs, end the processes and remove the files. Closing twice is fine."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        for future in list(self._futures):
+            future.cancel()
+        self._pool.stop()
+        self._pool.join()
+        self._folder.cleanup()
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"WorkerPool(n_workers={self.n_workers}, n_threads={self.n_threads})"
+
+    def _start(self) -> Any:
+        environment = dict.fromkeys(THREAD_VARIABLES, str(self.n_threads))
+        pool: Any = ProcessPool(
+            max_workers=self.n_workers,
+            initializer=_initialize,
+            initargs=(os.getpid(), self._modules),  # the list itself: replaced workers see what warm_up added
+            context=_WorkerContext(environment),
+        )
+        assert pool.active  # asking starts the processes
+        return pool
+
+    def _running_pool(self) -> Any:
+        """Pebble gives up its pool when an idle worker is killed from outside; a new one takes over."""
+        if self._closed:
+            raise RuntimeError("The worker pool is closed. Make a new WorkerPool.")
+        if not self._pool.active:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = self._start()
+        return self._pool
+
+
+def shared_workers(n_workers: int = 1) -> WorkerPool:
+    """The process-wide pool of this size, started on the first call and closed when the interpreter ends."""
+    with _SHARED_LOCK:
+        pool = _shared_pool(n_workers, os.getpid())
+        if pool.closed:
+            _shared_pool.cache_clear()
+            pool = _shared_pool(n_workers, os.getpid())
+        return pool
+
+
+_SHARED_LOCK = threading.Lock()
+
+
+@cache
+def _shared_pool(n_workers: int, owner: int) -> WorkerPool:  # by owner: a forked child must not use the parent's
+    pool = WorkerPool(n_workers)
+    atexit.register(lambda: pool.close() if os.getpid() == owner else None)
+    return pool
+
+
+@dataclass
+class MemoryPeak:
+    """Highest resident memory seen above the level at the start, in MB."""
+
+    mb: float = 0.0
+
+
+@contextlib.contextmanager
+def memory_guard(limit_mb: float | None = None) -> Iterator[MemoryPeak]:
+    """Watch this worker's resident memory, and end the process if it grows by more than ``limit_mb``.
+
+    A thread of the worker looks every 50 ms. It needs the interpreter lock, so native code that holds the lock
+    delays it, and growth that comes and goes between two looks stays unseen.
+    """
+    process, peak, lock, done = psutil.Process(), MemoryPeak(), threading.Lock(), threading.Event()
+    idle = process.memory_info().rss
+
+    def look() -> None:
+        peak.mb = max(peak.mb, (process.memory_info().rss - idle) / _MB)
+        if limit_mb is not None and peak.mb > limit_mb:
+            os._exit(_MEMORY_EXIT)
+
+    def watch() -> None:
+        while not done.wait(_POLL_SECONDS):
+            with lock:  # never die while the result is on its way: a half-sent one would block the pool
+                if not done.is_set():
+                    look()
+
+    threading.Thread(target=watch, name="autometa-memory", daemon=True).start()
+    try:
+        yield peak
+    finally:
+        with lock:
+            look()
+            done.set()
+
+
+def _initialize(parent: int, modules: list[str]) -> None:
+    """First thing in a worker: die at once when told to, die with the parent, import."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pebble's handler would wait for native code to return
+    threading.Thread(target=_end_with_parent, args=(parent,), name="autometa-parent", daemon=True).start()
+    _import(modules)
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _import(modules: Iterable[str]) -> None:
+    for module in modules:
+        with contextlib.suppress(Exception):  # a missing or broken package shows where it is used
+            importlib.import_module(module)
+
+
+def _run(payload: bytes) -> bytes:
+    """The task in the worker. Errors travel as text: not every exception survives pickling."""
+    try:
+        function, args = cloudpickle.loads(payload)
+        return bytes(cloudpickle.dumps(function(*args)))
+    except Exception as error:
+        status = Status.MEMORY if isinstance(error, MemoryError) else Status.FAILED
+        return bytes(cloudpickle.dumps(Failure(status, one_line(error))))
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """Type and message of an error as one line of text."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:most]}" if text else type(error).__name__
+
+
+def _settle(
+    future: TaskFuture, inner: Future[bytes], time_limit: float | None, finish: Callable[[Any], Any] | None
+) -> None:
+    """Hand the outcome of pebble's future on to ours, unless that was cancelled."""
+    outcome = _outcome(inner, time_limit)
+    if outcome is None:
+        future.cancel()
+        return
+    error: Exception | None = None
+    try:
+        if finish is not None:
+            outcome = finish(outcome)
+        elif isinstance(outcome, Failure):
+            error = WorkerError(outcome)
+    except Exception as raised:
+        error = raised
+    with contextlib.suppress(InvalidStateError):  # cancelled in the meantime
+        if error is None:
+            future.set_result(outcome)
+        else:
+            future.set_exception(error)
+
+
+def _outcome(inner: Future[bytes], time_limit: float | None) -> Any:
+    """Value of a task, a Failure, or None when it was cancelled."""
+    try:
+        return cloudpickle.loads(inner.result())
+    except CancelledError:
+        return None
+    except TimeoutError:
+        return Failure(Status.TIMEOUT, f"It did not finish within the time limit of {time_limit:g} seconds.")
+    except ProcessExpired as error:
+        return _expired(error.exitcode)
+    except BrokenProcessPool as error:
+        return Failure(Status.FAILED, f"The worker processes broke down: {one_line(error)}")
+    except Exception as error:
+        return Failure(Status.FAILED, one_line(error))
+
+
+def _expired(exit_code: int) -> Failure:
+    if exit_code == _MEMORY_EXIT:
+        return Failure(Status.MEMORY, "It needed more memory than the limit allows.")
+    if exit_code == -getattr(signal, "SIGKILL", 9):
+        return Failure(Status.MEMORY, "The worker was killed by the system, most likely because memory ran out.")
+    if exit_code < 0:
+        return Failure(Status.FAILED, f"The worker crashed with signal {-exit_code}.")
+    return Failure(Status.FAILED, f"The worker ended by itself with exit code {exit_code}.")
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.remove(path)
