@@ -130,8 +130,17 @@ def _row(chunk: Chunk, family: ModelFamily, evaluation: Evaluation, wall: float)
         "peak_memory_mb": evaluation.peak_memory_mb, "n_train_rows": evaluation.n_train_rows,
         "curve": json.dumps({k: [float(f"{v:.5g}") for v in values] for k, values in evaluation.curve.items()})
         if evaluation.curve else None,
-        "wall_seconds": wall, "finished": time.time(), "versions": _versions(), "machine": _machine(),
+        "wall_seconds": wall, "machine_load": _load_per_core(), "finished": time.time(),
+        "versions": _versions(), "machine": _machine(),
     }  # fmt: skip
+
+
+def _load_per_core() -> float:
+    """Running processes per core over the last minute; far above 1, seconds say little. NaN where not known."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):
+        return float("nan")
 
 
 @lru_cache(maxsize=1)

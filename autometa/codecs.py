@@ -18,6 +18,7 @@ import numpy as np
 
 from autometa.exceptions import ArtefactError
 from autometa.frozen_models import FrozenForest, FrozenLightGBM, FrozenXGBoost
+from autometa.lightgbm_text import check_model_text
 from autometa.skops_codec import read_skops, write_skops
 from autometa.states import from_files, to_files
 
@@ -65,7 +66,7 @@ class Codec:
 def _is_from(model: Any, names: Mapping[str, str]) -> bool:
     """Exactly one of the listed classes, and not a subclass that may hold more."""
     kind = type(model)
-    return kind.__module__.startswith(f"{names[kind.__name__]}.") if kind.__name__ in names else False
+    return kind.__name__ in names and f"{kind.__module__}.".startswith(f"{names[kind.__name__]}.")
 
 
 def _read_forest(files: Files, trusted: Sequence[str]) -> FrozenForest:
@@ -78,7 +79,9 @@ def _write_boosted(model: Any, trusted: Sequence[str]) -> Files:
 
 
 def _read_lightgbm(files: Files, trusted: Sequence[str]) -> FrozenLightGBM:
-    return FrozenLightGBM(files["txt"].decode(), from_files(files)["classes"])
+    text = files["txt"].decode()
+    check_model_text(text)
+    return FrozenLightGBM(text, from_files(files)["classes"])
 
 
 def _read_xgboost(files: Files, trusted: Sequence[str]) -> FrozenXGBoost:

@@ -244,7 +244,7 @@ class Evaluator:
     ) -> Future[Evaluation]:
         files = self._share(workers, request.family.matrix)
         progress = workers.new_file(".jsonl")
-        workers.warm_up((__name__, *request.family.requires))
+        workers.warm_up((__name__, type(request.family).__module__, *request.family.requires))
 
         def finish(outcome: Evaluation | Failure) -> Evaluation:
             _ = files  # held until the task has ended

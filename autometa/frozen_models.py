@@ -191,7 +191,7 @@ class FrozenLightGBM:
         from lightgbm import Booster
 
         self.text = text
-        self.booster = Booster(params={"verbosity": -1}, model_str=text)
+        self.booster = Booster(model_str=text)
         if classes is not None:
             self.classes_ = np.asarray(classes)
 

@@ -234,14 +234,16 @@ def _inline(value: Any) -> Any:
 
 
 def _inline_array(values: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Class labels stay readable in the manifest, with their dtype."""
-    return {"dtype": values.dtype.str, "values": [_inline(value) for value in values.astype(object).tolist()]}
+    """Class labels stay readable in the manifest, with their dtype; dates as whole numbers of their unit."""
+    items = values.view(np.int64) if values.dtype.kind in "mM" else values
+    return {"dtype": values.dtype.str, "values": [_inline(item) for item in items.tolist()]}
 
 
 def _array(entry: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    dtype = np.dtype(entry["dtype"])
     values = np.empty(len(entry["values"]), dtype=object)
     values[:] = [unpack(value, {}) for value in entry["values"]]
-    return values.astype(np.dtype(entry["dtype"]))
+    return values.astype(np.int64).view(dtype) if dtype.kind in "mM" else values.astype(dtype)
 
 
 def _versions(codecs: Iterable[str]) -> dict[str, str]:

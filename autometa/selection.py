@@ -210,7 +210,7 @@ def select(
 
 def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selection:
     """Candidates sorted by the belief of the meta-model, with forecasts."""
-    known = set(model.families)
+    known = set(model.pool.families)
     metric = selection.metric.name if selection.metric.name in model.metrics else _stand_in(dataset, model)
     candidates = list(selection.candidates)
     met = [c for c in candidates if c.family in known]
@@ -251,7 +251,8 @@ def _family_pool(family: ModelFamily, model: MetaModel | None) -> list[Candidate
     default = family.default_candidate()
     if model is None:
         return [default]
-    seen = [c for c in model.candidates if c.family == family.name and _is_valid(family, c.config)]
+    configs = [config for name, config in model.pool.candidates if name == family.name]
+    seen = [Candidate(family.name, config) for config in configs if _is_valid(family, config)]
     return list(dict.fromkeys([default, *seen])) if seen else [default]
 
 

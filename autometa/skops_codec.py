@@ -185,7 +185,7 @@ def _check_indices(part: Any) -> None:
         for stage in part._predictors:
             for tree in stage:
                 _check_boosted_tree(tree, int(part._n_features))
-    elif kind in {"SVC", "SVR"}:
+    elif kind in {"SVC", "SVR"} and hasattr(part, "support_vectors_"):
         _check_support(part)
 
 

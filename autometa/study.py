@@ -40,6 +40,7 @@ ROW_SCHEMA = pa.schema(
         ("n_train_rows", pa.int32()),
         ("curve", pa.string()),
         ("wall_seconds", pa.float32()),
+        ("machine_load", pa.float32()),
         ("finished", pa.float64()),
         ("versions", pa.string()),
         ("machine", pa.string()),

@@ -9,6 +9,7 @@ import textwrap
 import time
 import warnings
 from concurrent.futures import CancelledError, wait
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ class Toy(ModelFamily):
 
     name = "toy"
     search_space = SearchSpace({})
-    default_config = {}
+    default_config = MappingProxyType({})
 
     def build(self, config, shape, *, random_state=0, n_threads=1):
         return LogisticRegression(**config) if shape.task.is_classification else LinearRegression()
@@ -114,7 +115,7 @@ def table(n_rows=120, task="binary", seed=0, **options):
 
 @pytest.fixture(scope="module")
 def pool():
-    with WorkerPool(1) as pool:
+    with WorkerPool(1, modules=()) as pool:
         yield pool
 
 
@@ -255,7 +256,7 @@ def test_columns_that_carry_nothing_still_give_a_result(pool):
 
 
 def test_an_unknown_family_is_an_error():
-    with pytest.raises(ValueError, match="must be one of toy, prior, trouble, missing. Got 'tree'"):
+    with pytest.raises(ValueError, match=r"must be one of toy, prior, trouble, missing\. Got 'tree'"):
         evaluate(Candidate("tree"), table(), families=FAMILIES)
 
 
@@ -327,16 +328,15 @@ def test_limits_without_workers_use_the_shared_pool():
     assert result.status is Status.TIMEOUT
 
 
-def test_submitted_candidates_run_side_by_side_and_can_be_cancelled():
-    with WorkerPool(2) as pool, Evaluator(table(), families=FAMILIES, workers=pool) as evaluator:
-        slow, fast = evaluator.submit(trouble(seconds=30.0)), evaluator.submit(TOY)
-        assert fast.result().ok
-        assert not slow.done()
-        assert slow.cancel()
-        wait([slow], timeout=5)
-        with pytest.raises(CancelledError):
-            slow.result()
-        assert evaluator.evaluate(TOY).ok
+def test_submitted_candidates_can_be_cancelled(evaluator):
+    slow = evaluator.submit(trouble(seconds=30.0))
+    assert not slow.done()
+    assert slow.cancel()
+    assert wait([slow], timeout=5).done == {slow}
+    with pytest.raises(CancelledError):
+        slow.result()
+    first, second = evaluator.submit(TOY), evaluator.submit(PRIOR)
+    assert first.result().score("roc_auc") > second.result().score("roc_auc")
 
 
 def test_an_evaluator_encodes_once_and_gives_its_encoder(monkeypatch):
@@ -384,12 +384,9 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("from_stdin", [False, True])
-def test_a_script_without_a_main_guard_works(tmp_path, from_stdin):
+def test_a_script_without_a_main_guard_works(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    arguments = [sys.executable, "-" if from_stdin else str(script)]
-    source = script.read_text() if from_stdin else None
-    done = subprocess.run(arguments, input=source, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.split("\n") == ["main runs", "ok ", ""], done.stderr
     assert done.stderr == ""

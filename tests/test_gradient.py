@@ -109,7 +109,7 @@ def test_each_optimizer_descends_a_quadratic(name, start, momentum):
     x, optimizer = torch.tensor(start), make_optimizer(name, momentum=momentum)
     before = float((x - target).square().sum())
     for step in range(300):
-        optimizer.step(x, 2 * (x - target), rate=0.02 * (1 - step / 300))
+        optimizer.step(x, 2 * (x - target), rate=0.05 * (1 - step / 300))
     assert float((x - target).square().sum()) <= max(1e-3, 0.01 * before)
 
 

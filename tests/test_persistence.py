@@ -34,7 +34,7 @@ from autometa.states import from_files, to_files
 FIXTURES = Path(__file__).parent / "fixtures" / "artefacts"
 FAMILIES = {family.name: family for family in default_families()}
 SMALL = {
-    "n_estimators": 12, "max_iter": 12, "iterations": 12, "n_epochs": 2, "width": 16, "n_layers": 1,
+    "n_estimators": 50, "max_iter": 30, "iterations": 30, "n_epochs": 16, "width": 32, "n_layers": 1,
 }  # fmt: skip
 
 
@@ -380,9 +380,9 @@ class Dropper(BaseEstimator):
 
 def test_a_type_that_is_not_listed_is_never_built(tmp_path):
     """Neither saved nor loaded, though skops itself would trust some of them."""
-    from skops.io import dumps
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.gaussian_process import GaussianProcessClassifier
+    from skops.io import dumps
 
     predictor = predictor_of("svm", "binary")
     for model in (Dropper(), GaussianProcessClassifier()):

@@ -236,3 +236,24 @@ def test_no_process_outlives_an_interrupted_or_killed_parent(tmp_path, number):
     assert parent.wait(timeout=10) != 0
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+@pytest.mark.parametrize("from_stdin", [False, True])
+def test_the_main_module_runs_once(tmp_path, from_stdin):
+    code = """
+        print("main runs")
+        from autometa.workers import WorkerPool
+        class Mine:
+            def double(self):
+                return 2 * factor
+        factor = 21
+        with WorkerPool(1, modules=()) as pool:
+            print(pool.submit(Mine().double).result())
+    """
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(code))
+    arguments = [sys.executable, "-" if from_stdin else str(script)]
+    source = script.read_text() if from_stdin else None
+    done = subprocess.run(arguments, input=source, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["main", "runs", "42"], done.stderr
+    assert done.stderr == ""

@@ -1,0 +1,174 @@
+"""The command line: ``autometa select | fit | predict | experiment | meta-train``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Pick, tune and use models for tables, starting from what earlier datasets taught.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+
+Data = Annotated[Path, typer.Argument(help="CSV or Parquet file.")]
+Target = Annotated[str, typer.Option("--target", "-t", help="Column to predict.")]
+Metric = Annotated[str | None, typer.Option(help="Name of the metric; by default it follows the task.")]
+Families = Annotated[str | None, typer.Option(help="Comma-separated families; all installed ones by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Task = Annotated[str | None, typer.Option(help="binary, multiclass or regression; by default it follows the target.")]
+Groups = Annotated[str | None, typer.Option(help="Column whose values stay together in validation.")]
+Time = Annotated[str | None, typer.Option(help="Column that orders rows; validation is on later rows.")]
+
+
+@app.command()
+def select(
+    data: Data,
+    target: Target,
+    metric: Metric = None,
+    families: Families = None,
+    task: Task = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank model families for a table without fitting them."""
+    with one_line_errors():
+        from autometa.selection import select as run
+
+        selection = run(data, target=target, metric=metric, families=_names(families), task=task)
+        if as_json:
+            _print_json({"dataset": selection.dataset, "metric": selection.metric.name,
+                         "seconds": selection.seconds, "notes": list(selection.notes),
+                         "ranking": selection.to_frame().reset_index().to_dict(orient="records")})  # fmt: skip
+        else:
+            typer.echo(f"{selection}\n\n{selection.explain()}")
+
+
+@app.command()
+def fit(
+    data: Data,
+    target: Target,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder (or .zip) to write the model to.")],
+    budget: Annotated[float, typer.Option("--budget", "-b", help="Seconds for everything.")] = 60.0,
+    max_trials: Annotated[int | None, typer.Option(help="At most so many trials.")] = None,
+    metric: Metric = None,
+    families: Families = None,
+    task: Task = None,
+    groups: Groups = None,
+    time: Time = None,
+    n_jobs: Annotated[int, typer.Option(help="Trials at a time; -1 for all cores.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random state.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace a model that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search within a time budget, fit the best model and save it."""
+    with one_line_errors():
+        from autometa.data import as_dataset
+        from autometa.estimator import AutoMetaClassifier, AutoMetaRegressor
+        from autometa.persistence import save
+
+        if output.exists() and not overwrite:
+            raise ValueError(f"{str(output)!r} exists already. Choose another name or pass --overwrite.")
+        dataset = as_dataset(data, target=target, task=task, groups=groups, time=time)
+        face = AutoMetaClassifier if dataset.task.is_classification else AutoMetaRegressor
+        y = dataset.y if dataset.classes is None else dataset.classes[dataset.y]
+        model = face(
+            budget, max_trials=max_trials, metric=metric, families=_names(families), n_jobs=n_jobs, random_state=seed,
+            verbose=int(not as_json and sys.stderr.isatty()),
+        ).fit(dataset.X, y, groups=dataset.groups, time=dataset.time)  # fmt: skip
+        save(model, output, overwrite=overwrite)
+        if as_json:
+            records = model._artefact_records()
+            _print_json({"model": str(output), "best_score": model.best_score_, **records})
+        else:
+            typer.echo(model.leaderboard_.drop(columns="config").head(10).to_string())
+            used = ", ".join(f"{m.family} ({m.weight:.2f})" for m in model.predictor_.members)
+            typer.echo(f"\nModel: {used}\nSaved to {output}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model that 'autometa fit' saved.")],
+    data: Data,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV to write; standard output if left out.")] = None,
+    proba: Annotated[bool, typer.Option("--proba", help="Class probabilities beside the label.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the rows of a table with a saved model."""
+    with one_line_errors():
+        import pandas as pd
+
+        from autometa.data import read_table
+        from autometa.persistence import load
+
+        predictor, frame = load(model), read_table(data)
+        answer = pd.DataFrame({"prediction": predictor.predict(frame)})
+        if proba:
+            if predictor.classes is None:
+                raise ValueError("--proba needs a classifier; this model predicts numbers.")
+            names = [f"probability_{label}" for label in predictor.classes]
+            answer = answer.join(pd.DataFrame(predictor.predict_proba(frame), columns=names))
+        if as_json:
+            _print_json(answer.to_dict(orient="records"))
+        elif output is None:
+            typer.echo(answer.to_csv(index=False), nl=False)
+        else:
+            answer.to_csv(output, index=False)
+            typer.echo(f"{len(answer)} predictions written to {output}")
+
+
+@app.command("meta-train")
+def meta_train(
+    corpus: Annotated[Path, typer.Argument(help="Folder with evaluations.parquet and meta_features.parquet.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the meta-model to.")],
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+) -> None:
+    """Train a meta-model on a corpus of evaluations, one's own or the one that comes with the library."""
+    with one_line_errors():
+        from autometa.meta_dataset import MetaDataset
+        from autometa.meta_training import train_meta_model
+
+        model = train_meta_model(MetaDataset.from_parquet(corpus), seed=seed)
+        model.save(output)
+        typer.echo(f"Meta-model of {len(model.trained_on)} datasets written to {output}")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Bad input ends in one clear line on standard error and exit code 1 (130 for an interrupt)."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        raise typer.Exit(130) from None
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError, AttributeError) as error:
+        if "AUTOMETA_TRACEBACK" in __import__("os").environ:
+            raise
+        typer.echo("Error: " + " ".join(str(error).split()), err=True)
+        raise typer.Exit(1) from error
+
+
+def _names(families: str | None) -> list[str] | None:
+    return None if families is None else [name.strip() for name in families.split(",") if name.strip()]
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars and whatever else JSON does not know."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def main() -> None:
+    """Entry point; ``experiment`` is imported only when it is asked for."""
+    if len(sys.argv) > 1 and sys.argv[1] == "experiment":
+        from autometa.experiment import app as experiment_app
+
+        app.add_typer(experiment_app, name="experiment")
+    app()

@@ -1,0 +1,265 @@
+"""Leave-group-out test of the meta-model on the shipped corpus, against the greedy portfolio and the best single one.
+
+Usage: python experiments/meta_model/own_corpus.py [--corpus FOLDER] [--folds 5] [--seeds 1] [--report FILE]
+
+Every selector chooses on one half of the validation splits of a cell and is scored on the other half, the oracle
+likewise. A score is normalised per dataset: 0 is the median candidate, 1 the candidate that the choosing half calls
+best. Datasets on which that spread is below two standard errors are counted apart as flat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from autometa.data import TaskType
+from autometa.family import Candidate
+from autometa.meta_dataset import MetaDataset
+from autometa.meta_model import MetaModel
+from autometa.meta_training import train_meta_model
+from autometa.metrics import task_metrics
+
+KS = (1, 3, 5, 10)
+LEVEL = 0.8
+HERE = Path(__file__).parent
+CORPUS = HERE.parent.parent / "autometa" / "pretrained" / "corpus"
+
+
+@dataclass
+class World:
+    """Scores of one task's default metric on the choosing and the scoring half, (n_datasets, n_candidates)."""
+
+    task: str
+    metric: str
+    choose: pd.DataFrame
+    score: pd.DataFrame
+    error: pd.DataFrame
+    seconds: pd.DataFrame
+    candidates: list[Candidate]
+
+
+@dataclass
+class Outcome:
+    """What one dataset says: normalised score after k trials for each method, and the forecasts."""
+
+    dataset: str
+    group: str
+    task: str
+    flat: bool
+    curves: dict[str, list[float]]
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+def load_worlds(folder: Path) -> tuple[MetaDataset, list[World]]:
+    """The corpus as training data, with scores of the choosing half, and the table of each task."""
+    cells = pd.read_parquet(folder / "evaluations.parquet")
+    for column in ("dataset", "group", "task", "family", "config", "config_id", "metric", "status"):
+        cells[column] = cells[column].astype(str)
+    known = cells["scores"].map(lambda values: values is not None and len(values) > 1)
+    cells = cells[known & (cells["status"] == "ok")].copy()
+    values = cells["scores"].map(lambda v: np.asarray(v, dtype=float))
+    cells["choose"] = values.map(lambda v: float(np.nanmean(v[0::2])))
+    cells["held"] = values.map(lambda v: float(np.nanmean(v[1::2])))
+    cells["error"] = values.map(lambda v: float(np.nanstd(v, ddof=1) / np.sqrt(len(v) / 2)))
+    training = cells.assign(score=cells["choose"], standard_error=cells["error"], seconds=cells["fit_seconds"])
+    meta_features = pd.read_parquet(folder / "meta_features.parquet")
+    meta = MetaDataset.from_frames(training.drop(columns=["choose", "held", "error", "scores"]), meta_features)
+    worlds = []
+    for task in TaskType:
+        metric = task_metrics(task)[0].name
+        part = cells[(cells["task"] == str(task)) & (cells["metric"] == metric)]
+        if part["dataset"].nunique() < 10:
+            continue
+        first = part.drop_duplicates("config_id").set_index("config_id")
+        tables = {
+            v: part.pivot_table(index="dataset", columns="config_id", values=v, observed=True)
+            for v in ("choose", "held", "error", "fit_seconds")
+        }
+        ids = list(tables["choose"].columns)
+        candidates = [Candidate(first.loc[i, "family"], json.loads(first.loc[i, "config"])) for i in ids]
+        worlds.append(World(str(task), metric, tables["choose"], tables["held"], tables["error"],
+                            tables["fit_seconds"], candidates))  # fmt: skip
+    return meta, worlds
+
+
+def normalised(choose: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Scoring-half scores on the scale 0 = median candidate, 1 = the one that the choosing half calls best."""
+    middle, best = np.nanmedian(held), held[int(np.nanargmax(choose))]
+    spread = max(best - middle, 0.25 * (np.nanmax(held) - middle), 1e-9)
+    return np.clip((held - middle) / spread, -1.0, None)
+
+
+def greedy_portfolio(table: np.ndarray, length: int) -> list[int]:
+    """Candidates that together leave the least regret on the training datasets; missing counts as the worst."""
+    filled = np.where(np.isfinite(table), table, -1.0)
+    best, order = np.full(len(table), -9.0), []
+    for _ in range(min(length, table.shape[1])):
+        gain = np.maximum(best[:, None], filled).mean(axis=0)
+        gain[order] = -np.inf
+        order.append(int(gain.argmax()))
+        best = np.maximum(best, filled[:, order[-1]])
+    return order
+
+
+def training_table(world: World, datasets: list[str]) -> np.ndarray:
+    rows = [d for d in world.choose.index if d in set(datasets)]
+    raw = world.choose.loc[rows].to_numpy()
+    middle, best = np.nanmedian(raw, axis=1, keepdims=True), np.nanmax(raw, axis=1, keepdims=True)
+    return np.clip((raw - middle) / np.maximum(best - middle, 1e-9), -1.0, None)
+
+
+def believed(model: MetaModel, features: pd.Series, world: World, raw: np.ndarray, error: np.ndarray) -> list[int]:
+    """The order in which the belief tries candidates, seeing the raw choosing-half score of each."""
+    belief, order = model.belief(features, world.candidates, metric=world.metric), []
+    for _ in range(max(KS)):
+        index = belief.next()
+        order.append(index)
+        if np.isfinite(raw[index]):
+            belief = belief.observe(index, float(raw[index]), standard_error=float(error[index]) or None)
+        else:
+            belief = belief.observe_failure(index)
+    return order
+
+
+def curve(order: list[int], choose: np.ndarray, value: np.ndarray) -> list[float]:
+    """Normalised score of the incumbent (best so far on the choosing half) after each trial."""
+    out, best = [], -1
+    for index in order:
+        if np.isfinite(choose[index]) and (best < 0 or choose[index] > choose[best]):
+            best = index
+        out.append(float(value[best]) if best >= 0 else -1.0)
+    return out
+
+
+def forecasts(model: MetaModel, features: pd.Series, world: World, name: str, train: np.ndarray) -> dict[str, float]:
+    """Coverage of score intervals, error of the score forecast, accuracy of forecast seconds, rank of families."""
+    belief = model.belief(features, world.candidates, metric=world.metric)
+    raw, held = world.choose.loc[name].to_numpy(), world.score.loc[name].to_numpy()
+    seconds, known = world.seconds.loc[name].to_numpy(), np.isfinite(raw)
+    low, high = belief.interval(LEVEL)
+    ratio = np.abs(np.log(np.maximum(belief.seconds, 1e-6) / np.maximum(seconds, 1e-6)))[known]
+    family = np.array([c.family for c in world.candidates])
+    best_family = family[int(np.nanargmax(raw))]
+    by_belief = list(dict.fromkeys(family[np.argsort(-belief.mean)]))
+    filled = np.where(np.isfinite(train), train, np.nan)
+    means = pd.Series(np.nanmean(filled, axis=0)).groupby(family).max().sort_values(ascending=False)
+    return {
+        "coverage": float(np.mean((raw >= low)[known] & (raw <= high)[known])),
+        "absolute_error": float(np.mean(np.abs(belief.mean - raw)[known])),
+        "sampling_error": float(np.mean(np.abs(held - raw)[known])),
+        "seconds_within_2": float(np.mean(ratio <= np.log(2.0))),
+        "family_top3": float(best_family in by_belief[:3]),
+        "family_top3_fixed": float(best_family in list(means.index[:3])),
+    }
+
+
+def run(meta: MetaDataset, worlds: list[World], n_folds: int, seed: int, ablate: bool) -> list[Outcome]:
+    outcomes = []
+    for train, test in meta.split_by_group(n_folds, seed=seed):
+        model = train_meta_model(train, seed=seed)
+        plain = train_meta_model(blind(train), seed=seed) if ablate else None
+        for world in worlds:
+            table = training_table(world, list(train.datasets))
+            portfolio = greedy_portfolio(table, max(KS))
+            single = int(np.nanmean(np.where(np.isfinite(table), table, -1.0), axis=0).argmax())
+            for name in (d for d in test.datasets if d in world.choose.index):
+                raw, held = world.choose.loc[name].to_numpy(), world.score.loc[name].to_numpy()
+                error, features = world.error.loc[name].to_numpy(), meta.meta_features.loc[name]
+                value = normalised(raw, held)
+                spread = np.nanmax(raw) - np.nanmedian(raw)
+                curves = {
+                    "portfolio": curve(portfolio, raw, value),
+                    "belief": curve(believed(model, features, world, raw, error), raw, value),
+                    "single": [float(value[single]) if np.isfinite(value[single]) else -1.0] * max(KS),
+                }
+                if plain is not None:
+                    order = believed(plain, blind_features(features), world, raw, error)
+                    curves["belief, no meta-features"] = curve(order, raw, value)
+                facts = forecasts(model, features, world, name, table)
+                flat = bool(spread < 2 * np.nanmedian(error))
+                outcomes.append(Outcome(name, str(meta.groups[name]), world.task, flat, curves, facts))
+    return outcomes
+
+
+def blind(meta: MetaDataset) -> MetaDataset:
+    """The same evaluations with the task as the only meta-feature."""
+    return MetaDataset(meta.evaluations, meta.meta_features[["task"]], meta.groups)
+
+
+def blind_features(features: pd.Series) -> pd.Series:
+    return features[["task"]]
+
+
+def interval(values: np.ndarray, groups: np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean) -> list[float]:
+    """Mean and its 95 % bootstrap interval, whole groups drawn with replacement."""
+    rng, names = np.random.default_rng(0), np.unique(groups)
+    rows = [np.flatnonzero(groups == g) for g in names]
+    draws = []
+    for _ in range(2000):
+        pick = np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
+        draws.append(statistic(values[pick]))
+    return [float(statistic(values)), *map(float, np.quantile(draws, [0.025, 0.975]))]
+
+
+def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
+    report: dict[str, Any] = {}
+    for task in ("pooled", *dict.fromkeys(o.task for o in outcomes)):
+        part = [o for o in outcomes if task in ("pooled", o.task)]
+        lively = [o for o in part if not o.flat]
+        groups = np.array([o.group for o in lively])
+        block: dict[str, Any] = {"n_datasets": len({o.dataset for o in part}),
+                                 "n_flat": len({o.dataset for o in part if o.flat}), "score": {}, "gain": {}}  # fmt: skip
+        curves = {m: np.array([o.curves[m] for o in lively]) for m in lively[0].curves}
+        for method, values in curves.items():
+            block["score"][method] = {f"@{k}": interval(values[:, k - 1], groups) for k in KS}
+            block["score"][method]["mean"] = interval(values.mean(axis=1), groups)
+            if method != "portfolio":
+                gain = values - curves["portfolio"]
+                block["gain"][method] = {f"@{k}": interval(gain[:, k - 1], groups) for k in KS}
+                block["gain"][method]["mean"] = interval(gain.mean(axis=1), groups)
+        first, single = curves["belief"][:, 0], curves["single"][:, 0]
+        block["gap_closed_before_any_trial"] = float((first.mean() - single.mean()) / max(1e-9, 1 - single.mean()))
+        everyone = np.array([o.group for o in part])
+        for fact in part[0].facts:
+            block[fact] = interval(np.array([o.facts[fact] for o in part]), everyone)
+        top3 = np.array([o.facts["family_top3"] - o.facts["family_top3_fixed"] for o in part])
+        block["family_top3_gain"] = interval(top3, everyone)
+        report[task] = block
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, default=CORPUS)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--ablate", action="store_true", help="also the belief without meta-features")
+    parser.add_argument("--report", type=Path, default=HERE / "own_corpus.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    meta, worlds = load_worlds(arguments.corpus)
+    outcomes = [o for s in range(arguments.seeds) for o in run(meta, worlds, arguments.folds, s, arguments.ablate)]
+    report = {"folds": arguments.folds, "seeds": arguments.seeds, "tasks": summarise(outcomes)}
+    arguments.report.write_text(json.dumps(report, indent=1) + "\n")
+    for task, block in report["tasks"].items():
+        print(f"\n{task}: {block['n_datasets']} datasets, {block['n_flat']} of them flat")
+        for method, row in block["score"].items():
+            print(f"  {method:26s}" + "  ".join(f"{k} {v[0]:.3f}" for k, v in row.items()))
+        for method, row in block["gain"].items():
+            text = "  ".join(f"{k} {v[0]:+.3f} [{v[1]:+.3f}, {v[2]:+.3f}]" for k, v in row.items())
+            print(f"  {method} - portfolio: {text}")
+        print(f"  gap single to oracle closed before any trial: {block['gap_closed_before_any_trial']:+.0%}")
+        for fact in ("coverage", "absolute_error", "sampling_error", "seconds_within_2", "family_top3_gain"):
+            print(f"  {fact}: {block[fact][0]:.3f} [{block[fact][1]:.3f}, {block[fact][2]:.3f}]")
+
+
+if __name__ == "__main__":
+    main()
