@@ -172,3 +172,7 @@ def main() -> None:
 
         app.add_typer(experiment_app, name="experiment")
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -57,7 +57,7 @@ def collect(study: Study, target: str | Path) -> dict[str, Any]:
     cells = _cells(study)
     if cells.empty:
         raise ValueError(f"The study {study.name!r} has no finished cell yet. Run it first.")
-    evaluations = _long(cells)
+    evaluations = _long(cells, study.measure.time_limit)
     measured = set(cells["dataset"])
     features = _meta_features(study)
     datasets = pd.DataFrame([asdict(entry) for entry in study.collection if entry.name in measured])
@@ -93,8 +93,10 @@ def _cells(study: Study) -> pd.DataFrame:
     return frame.assign(position=position).sort_values(["position", "family", "config_id", "seed"], kind="stable")
 
 
-def _long(cells: pd.DataFrame) -> pa.Table:
+def _long(cells: pd.DataFrame, time_limit: float | None) -> pa.Table:
     """One row per cell and metric."""
+    stopped = cells["status"] == Status.TIMEOUT
+    cells["wall_seconds"] = cells["wall_seconds"].mask(stopped, time_limit)  # without the wait for a new worker
     parts = []
     for task in TaskType:
         ok = cells[(cells["task"] == str(task)) & (cells["status"] == Status.OK)]

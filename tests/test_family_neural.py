@@ -13,7 +13,6 @@ from sklearn.base import clone
 
 from autometa.data import TaskType
 from autometa.exceptions import ArtefactError
-from autometa.families import _net_config
 from autometa.families._net_config import hold_out, make_plan
 from autometa.families._net_estimators import NetClassifier, NetRegressor
 from autometa.families.neural import MLP, TabM
@@ -47,7 +46,6 @@ class TestFamily:
         for config in configs:
             family.search_space.validate(config)
         assert len(family.pool(40)) == 40
-        assert dict(family.default_config) == dict(_net_config.DEFAULTS[family.name])
 
     @pytest.mark.parametrize("task", list(TaskType))
     def test_predictions_have_the_right_form(self, family, task):

@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from autometa.exceptions import ArtefactError
-from autometa.families._net_config import full_config, hold_out, make_plan
+from autometa.families._net_config import hold_out, make_plan
+from autometa.families._net_defaults import full_config
 from autometa.gradient import losses
 from autometa.gradient.devices import choose_device, torch_threads
 from autometa.gradient.fit import Rows, fit_net

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from autometa.families._net_defaults import MLP_DEFAULTS, TABM_DEFAULTS
 from autometa.family import MatrixKind, MatrixShape, ModelFamily
 from autometa.search_space import SearchSpace
 
@@ -75,14 +76,21 @@ class MLP(_Neural):
             **_TRAINING,
         }
     )
-    default_config: ClassVar[Mapping[str, Any]] = {
-        "n_layers": 2, "width": 128, "dropout": 0.1, "activation": "silu", "numerical_embedding": "piecewise_linear",
-        "optimizer": "adamw", "learning_rate": 0.003, "schedule": "coslog4", "warmup_fraction": 0.0,
-        "floor_fraction": 0.0, "weight_decay": 0.01, "momentum": 0.9, "batch_size": 64, "n_epochs": 64,
-        "label_smoothing": 0.0, "init": "random",
-    }  # fmt: skip
-    presets = (
+    default_config: ClassVar[Mapping[str, Any]] = MLP_DEFAULTS
+    presets: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"optimizer": "sgd", "learning_rate": 0.05, "schedule": "cosine"},
+        {"optimizer": "adam", "learning_rate": 0.001, "schedule": "constant", "weight_decay": 1e-4},
+        {"learning_rate": 0.005, "schedule": "one_cycle", "numerical_embedding": "none", "activation": "relu"},
+        {"optimizer": "rmsprop", "learning_rate": 0.001, "schedule": "cosine", "weight_decay": 1e-4},
+        {"learning_rate": 0.001, "schedule": "cosine", "dropout": 0.4, "weight_decay": 0.1, "width": 64},
+        {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "one_cycle", "numerical_embedding": "none"},
+        {"optimizer": "adam", "learning_rate": 0.01, "batch_size": 256, "weight_decay": 1e-4, "n_epochs": 32},
+        {"learning_rate": 0.001, "schedule": "constant", "n_layers": 1, "width": 256, "numerical_embedding": "none"},
+        {"schedule": "cosine", "numerical_embedding": "periodic", "warmup_fraction": 0.1},
+        {"learning_rate": 0.005, "activation": "selu", "n_layers": 3, "width": 256, "batch_size": 256,
+         "label_smoothing": 0.1, "n_epochs": 128},
+        {"optimizer": "rmsprop", "learning_rate": 0.003, "schedule": "one_cycle", "numerical_embedding": "none",
+         "dropout": 0.25, "weight_decay": 1e-3},
     )  # fmt: skip
 
 
@@ -99,7 +107,7 @@ class TabM(_Neural):
     search_space = SearchSpace(
         {
             "n_layers": IntDistribution(1, 3),
-            "width": IntDistribution(32, 192, log=True),
+            "width": IntDistribution(32, 128, log=True),
             "n_members": CategoricalDistribution([4, 8, 16]),
             "dropout": FloatDistribution(0.0, 0.5),
             "numerical_embedding": CategoricalDistribution(["none", "piecewise_linear", "periodic"]),
@@ -108,9 +116,9 @@ class TabM(_Neural):
             **_TRAINING,
         }
     )
-    default_config: ClassVar[Mapping[str, Any]] = {
-        "n_layers": 2, "width": 128, "n_members": 8, "dropout": 0.1, "numerical_embedding": "piecewise_linear",
-        "optimizer": "adamw", "learning_rate": 0.003, "schedule": "cosine", "warmup_fraction": 0.0,
-        "weight_decay": 0.01, "batch_size": 64, "n_epochs": 64, "label_smoothing": 0.0, "init": "random",
-    }  # fmt: skip
-    presets = ({"numerical_embedding": "none"},)
+    default_config: ClassVar[Mapping[str, Any]] = TABM_DEFAULTS
+    presets: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"numerical_embedding": "none", "n_members": 16},
+        {"numerical_embedding": "periodic", "learning_rate": 0.005, "schedule": "one_cycle"},
+        {"n_layers": 1, "dropout": 0.3, "weight_decay": 0.1, "schedule": "coslog4"},
+    )

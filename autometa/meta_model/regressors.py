@@ -134,9 +134,7 @@ class MLPBag(nn.Module):
     dropout : float
     """
 
-    def __init__(
-        self, n_members: int, n_inputs: int, *, n_hidden: int, n_outputs: int, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, n_members: int, n_inputs: int, *, n_hidden: int, n_outputs: int, dropout: float = 0.5) -> None:
         super().__init__()
         self.dropout = dropout
         widths = [n_inputs, n_hidden, n_hidden, n_outputs]

@@ -1,0 +1,144 @@
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.pipeline import Pipeline
+from test_tuning import Keeper
+
+import autometa
+from autometa.exceptions import DataError
+from autometa.selection import Selection, select
+
+
+@pytest.fixture(scope="module")
+def iris() -> pd.DataFrame:
+    return load_iris(as_frame=True).frame.assign(target=lambda f: f["target"].map({0: "a", 1: "b", 2: "c"}))
+
+
+@pytest.fixture(scope="module")
+def selection(iris) -> Selection:
+    return select(iris, target="target", name="iris")
+
+
+def test_every_available_family_is_ranked_with_a_forecast(selection):
+    frame = selection.to_frame()
+    assert set(frame["family"]) == {family.name for family in selection.families}
+    assert frame["log_loss"].is_monotonic_increasing  # its own sign: a loss, best first
+    assert (frame["log_loss_low"] <= frame["log_loss"]).all()
+    assert (frame["log_loss"] <= frame["log_loss_high"]).all()
+    assert (frame["fit_seconds"] > 0).all()
+    assert len(selection.to_frame(every=True)) == len(selection.candidates) > len(frame)
+
+
+def test_best_builds_an_unfitted_pipeline_that_takes_the_raw_table(selection, iris):
+    model = selection.best.build()
+    assert isinstance(model, Pipeline)
+    X, y = iris.drop(columns="target"), iris["target"]
+    assert model.fit(X, y).score(X, y) > 0.9
+    assert list(model.classes_) == ["a", "b", "c"]
+
+
+def test_every_family_builds_a_model_for_text_labels(selection, iris):
+    X, y = iris.drop(columns="target"), iris["target"]
+    for candidate in selection.ranking:
+        if candidate.family not in {"mlp", "tabm"}:
+            assert candidate.build().fit(X, y).score(X, y) > 0.8, candidate.family
+
+
+def test_inputs_are_interchangeable(iris, selection, tmp_path):
+    X, y = iris.drop(columns="target"), iris["target"]
+    iris.to_csv(tmp_path / "t.csv", index=False)
+    iris.to_parquet(tmp_path / "t.parquet")
+    ways = [
+        select(X, y),
+        select(pl.from_pandas(iris), target="target"),
+        select(tmp_path / "t.csv", target="target"),
+        select(str(tmp_path / "t.parquet"), target="target"),
+        select(autometa.Dataset.from_frame(iris, "target")),
+        select(X.to_numpy(), y.to_numpy()),
+    ]
+    for other in ways:
+        assert [c.key for c in other.candidates] == [c.key for c in selection.candidates]
+
+
+def test_text_and_html_show_the_ranking(selection):
+    assert selection.best.family in str(selection)
+    assert "log_loss" in str(selection)
+    assert selection.best.family in selection._repr_html_()
+    assert selection.best.family in selection.explain()
+
+
+def test_html_does_not_run_scripts(iris):
+    bad = select(iris, target="target", name="<script>alert(1)</script>", families=["linear"])
+    assert "<script>" not in bad._repr_html_()
+
+
+def test_regression_leaves_out_classifiers():
+    X, y = load_diabetes(return_X_y=True)
+    selection = select(X, y, families=["naive_bayes", "linear", "lightgbm"])
+    assert {c.family for c in selection.candidates} == {"linear", "lightgbm"}
+    with pytest.raises(ValueError, match="can do a regression task"):
+        select(X, y, families=["naive_bayes"])
+
+
+def test_a_family_the_meta_model_never_met_enters_with_its_default():
+    X, y = load_diabetes(return_X_y=True)
+    selection = select(X, y, families=["linear", Keeper()])
+    assert selection.candidates[-1] == Keeper().default_candidate()
+    assert selection.candidates[-1].forecast is None
+    assert any("keeper" in note for note in selection.notes)
+
+
+def test_without_meta_knowledge_the_defaults_come_in_order(iris):
+    selection = select(iris, target="target", families=["knn", "linear"], meta_model="none")
+    assert [c.family for c in selection.candidates] == ["knn", "linear"]
+    assert selection.best.forecast is None
+    assert "no meta-model" in selection.explain()
+
+
+def test_a_metric_the_corpus_does_not_hold_is_ranked_by_the_default_one(iris):
+    selection = select(iris, target="target", metric="matthews_corrcoef")
+    assert selection.best.forecast is None
+    assert any("log_loss" in note for note in selection.notes)
+
+
+def test_metrics_of_the_corpus_have_forecasts(iris):
+    selection = select(iris, target="target", metric="accuracy")
+    assert 0.5 < selection.best.forecast.score <= 1.2
+
+
+def test_selection_is_deterministic_and_blind_to_column_order(iris, selection):
+    again = select(iris[iris.columns[::-1]], target="target")
+    assert [c.key for c in again.candidates] == [c.key for c in selection.candidates]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: select(f, target="nothing"), "not in the table"),
+        (lambda f: select(f), "target=<column name>"),
+        (lambda f: select(f, target="target", metric="rmse"), "does not fit"),
+        (lambda f: select(f, target="target", metric="nonsense"), "must be one of"),
+        (lambda f: select(f, target="target", families=["nonsense"]), "must be one of"),
+        (lambda f: select("no_such_file.csv", target="target"), "There is no file"),
+        (lambda f: select(f.assign(target="same"), target="target"), "at least 2 classes"),
+        (lambda f: select(f.assign(target=np.nan), target="target"), "no value at all"),
+        (lambda f: select(f.iloc[:2], target="target"), "At least 3 rows"),
+        (lambda f: select(f.iloc[:0], target="target"), "empty"),
+        (lambda f: select(pd.concat([f, f], axis=1), target="target"), "must be unique"),
+    ],
+)
+def test_bad_input_gets_one_sentence(iris, call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call(iris)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_errors_are_value_errors():
+    assert issubclass(DataError, ValueError)
+
+
+def test_plot_returns_axes(selection):
+    pytest.importorskip("matplotlib").use("Agg")
+    assert selection.plot().get_xlabel().startswith("forecast log_loss")
