@@ -94,7 +94,9 @@ def fit(
 def predict(
     model: Annotated[Path, typer.Argument(help="A model that 'autometa fit' saved.")],
     data: Data,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV to write; standard output if left out.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV to write; standard output if left out.")
+    ] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Class probabilities beside the label.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -32,9 +32,9 @@ def collect(study: Study, target: str | Path) -> dict[str, Any]:
     """Write the rows of a study to ``target`` as a corpus and answer its card.
 
     - ``evaluations.parquet``: one row per dataset, candidate, seed and metric: dataset, group, task, family, config
-      (JSON), config_id, metric, score (mean), standard_error, scores (one per split), seconds, fit_seconds,
+      (JSON), config_id, metric, score (mean), standard_error, scores (one per split), seconds (of one fit),
       predict_seconds, peak_memory_mb, n_train_rows, status. A cell that did not end well is one row without a score;
-      the seconds of a time-out are a lower bound.
+      its seconds are those of the whole cell, a lower bound.
     - ``meta_features.parquet``: dataset and one column per meta-feature.
     - ``groups.parquet``, ``datasets.parquet``: dataset and group; everything the collection says of a dataset.
     - ``card.json``: what, how, when, versions, gaps, and the ``fingerprints`` and ``groups`` not to test on.
@@ -83,14 +83,28 @@ def check_no_open_test(study: Study) -> None:
 
 
 def _cells(study: Study) -> pd.DataFrame:
-    """One row per finished cell of the study's datasets, in their order; only the newest version of each family."""
+    """One row per finished cell of the study's datasets, in their order; of each family only its newest version."""
     frame: pd.DataFrame = read_rows(study).to_pandas()
     order = {entry.fingerprint: i for i, entry in enumerate(study.collection)}
     frame = frame.loc[frame["fingerprint"].isin(list(order))]
+    frame = frame.loc[frame["config_id"].isin(_valid(study, frame))]
     newest = frame.groupby("family")["family_version"].transform("max")
     frame = frame.loc[frame["family_version"] == newest]
     position = frame["fingerprint"].map(order)
     return frame.assign(position=position).sort_values(["position", "family", "config_id", "seed"], kind="stable")
+
+
+def _valid(study: Study, frame: pd.DataFrame) -> list[str]:
+    """Ids of the configurations that lie in the present search space of their family; spaces change over releases."""
+    spaces = {family.name: family.search_space for family in study.families}
+    found = []
+    for one in frame.drop_duplicates("config_id").itertuples():
+        try:
+            spaces[str(one.family)].validate(json.loads(str(one.config)))
+        except (KeyError, ValueError):
+            continue
+        found.append(str(one.config_id))
+    return found
 
 
 def _long(cells: pd.DataFrame, time_limit: float | None) -> pa.Table:
@@ -102,7 +116,7 @@ def _long(cells: pd.DataFrame, time_limit: float | None) -> pa.Table:
         ok = cells[(cells["task"] == str(task)) & (cells["status"] == Status.OK)]
         for metric in task_metrics(task):
             scores = ok[f"score_{metric.name}"]
-            known = scores.map(lambda values: values is not None and len(values) > 0)
+            known = scores.map(lambda values: values is not None and len(values) > 0).astype(bool)
             parts.append(_metric_rows(ok[known], metric.name, scores[known]))
     bad = cells[cells["status"] != Status.OK]
     default = {str(task): task_metrics(task)[0].name for task in TaskType}
@@ -117,7 +131,6 @@ def _long(cells: pd.DataFrame, time_limit: float | None) -> pa.Table:
 def _metric_rows(cells: pd.DataFrame, metric: Any, scores: pd.Series) -> pd.DataFrame:
     values = [_round(np.asarray(one, dtype=float)) for one in scores]
     fit, predict = (cells[name].map(_mean) for name in ("fit_seconds", "predict_seconds"))
-    total = cells["fit_seconds"].map(_total) + cells["predict_seconds"].map(_total)
     return pd.DataFrame(
         {
             **{k: cells[k] for k in ("position", "dataset", "group", "task", "family", "config", "config_id", "seed")},
@@ -125,8 +138,7 @@ def _metric_rows(cells: pd.DataFrame, metric: Any, scores: pd.Series) -> pd.Data
             "score": [_mean(one) for one in values],
             "standard_error": [_standard_error(one) for one in values],
             "scores": values,
-            "seconds": total.where(cells["status"] == Status.OK, cells["wall_seconds"]),
-            "fit_seconds": fit,
+            "seconds": fit.where(cells["status"] == Status.OK, cells["wall_seconds"]),
             "predict_seconds": predict,
             "peak_memory_mb": cells["peak_memory_mb"],
             "n_train_rows": cells["n_train_rows"],
@@ -138,10 +150,6 @@ def _metric_rows(cells: pd.DataFrame, metric: Any, scores: pd.Series) -> pd.Data
 def _mean(values: Any) -> float:
     known = [v for v in (values if values is not None else ()) if np.isfinite(v)]
     return float(np.mean(known)) if known else float("nan")
-
-
-def _total(values: Any) -> float:
-    return float(np.sum(values)) if values is not None else 0.0
 
 
 def _standard_error(values: Any) -> float:
@@ -162,10 +170,10 @@ def _as_table(frame: pd.DataFrame) -> pa.Table:
     fields = [pa.field(name, pa.dictionary(pa.int32(), pa.string())) for name in texts]
     fields += [pa.field("seed", pa.int16()), pa.field("scores", pa.list_(pa.float32()))]
     fields += [pa.field("n_train_rows", pa.int32())]
-    numbers = ("score", "standard_error", "seconds", "fit_seconds", "predict_seconds", "peak_memory_mb")
+    numbers = ("score", "standard_error", "seconds", "predict_seconds", "peak_memory_mb")
     fields += [pa.field(name, pa.float32()) for name in numbers]
     by_name = {one.name: one for one in fields}
-    for name in ("seconds", "fit_seconds", "predict_seconds", "peak_memory_mb"):
+    for name in ("seconds", "predict_seconds", "peak_memory_mb"):
         frame[name] = _round(frame[name].to_numpy(dtype=float)).round(4)
     return pa.Table.from_pandas(
         frame, schema=pa.schema([by_name[name] for name in frame.columns]), preserve_index=False

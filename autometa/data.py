@@ -96,7 +96,8 @@ class Dataset:
                 f"At least 3 rows with a target are needed. Got {self.n_rows} rows (n_samples={self.n_rows})."
             )
         if self.task.is_classification and self.n_classes < 2:
-            raise DataError(f"The target must have at least 2 classes. Got one class: {list(self.classes or [])}.")
+            found = [] if self.classes is None else self.classes.tolist()
+            raise DataError(f"The target must have at least 2 classes. Got one class: {found}.")
         for label in ("groups", "time", "sample_weight"):
             values = getattr(self, label)
             if values is not None and len(values) != self.n_rows:
@@ -143,7 +144,7 @@ class Dataset:
         Rows without a target are dropped with a warning. ``task=None`` is inferred from the target: text, booleans,
         categories and up to 20 repeated whole numbers are classes, everything else is regression.
         """
-        frame, target = as_frame(X), _as_series(y)
+        frame, target = as_frame(X), as_series(y)
         if len(frame) != len(target):
             raise DataError(f"X and y must have the same number of rows. Got {len(frame)} and {len(target)}.")
         if len(frame) == 0 or frame.shape[1] == 0:
@@ -156,6 +157,7 @@ class Dataset:
             warnings.warn(f"{int((~known).sum())} rows without a target are left out.", UserWarning, stacklevel=2)
             frame, target = frame.loc[known], target[known]
             row_data = {k: v if v is None or len(v) != len(known) else v[known] for k, v in row_data.items()}
+        target = _unboxed(target)
         resolved = infer_task(target) if task is None else TaskType(task)
         codes, classes = _encode_target(target, resolved)
         if classes is not None:
@@ -195,7 +197,7 @@ class Dataset:
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Dataset:
         """The same dataset with only these rows (positions), which keeps the fingerprint of the whole."""
-        part = {
+        part: dict[str, Any] = {
             label: None if (values := getattr(self, label)) is None else values[rows]
             for label in ("groups", "time", "sample_weight")
         }
@@ -336,9 +338,9 @@ def _infer_object_kind(values: pd.Series) -> ColumnKind:
     strings = values.astype(str)
     if pd.to_numeric(strings, errors="coerce").notna().all():
         return ColumnKind.NUMERIC
-    if strings.iloc[:100].str.match(r"^\d{4}-\d{1,2}-\d{1,2}").all():
-        if pd.to_datetime(strings, errors="coerce", format="ISO8601", utc=True).notna().mean() > 0.95:
-            return ColumnKind.DATETIME
+    looks_like_dates = strings.iloc[:100].str.match(r"^\d{4}-\d{1,2}-\d{1,2}").all()
+    if looks_like_dates and pd.to_datetime(strings, errors="coerce", format="ISO8601", utc=True).notna().mean() > 0.95:
+        return ColumnKind.DATETIME
     distinct = strings.nunique()
     words = float(strings.iloc[:1000].str.count(" ").mean()) + 1
     if distinct > MAX_CATEGORIES or (words >= 4 and distinct > max(30, 0.5 * len(strings))):
@@ -364,7 +366,7 @@ def content_fingerprint(X: pd.DataFrame, y: NDArray[Any]) -> str:
 def _column_hash(column: pd.Series) -> NDArray[np.uint64]:
     """Row-wise hash of one column, salted by the multiset of its values. Shape (n_rows,)."""
     if pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype):
-        values: Any = pd.to_numeric(column).to_numpy(dtype=float, na_value=np.nan) + 0.0  # -0.0 becomes 0.0
+        values: Any = column.to_numpy(dtype=float, na_value=np.nan) + 0.0  # -0.0 becomes 0.0
     else:
         values = column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=object)
     hashes = _mix(pd.util.hash_array(values))
@@ -395,7 +397,11 @@ def stratified_sample(y: NDArray[Any], task: TaskType, n_rows: int, seed: int) -
         surplus = len(chosen) - n_rows
         if surplus > 0:
             common = np.flatnonzero(strata[chosen] == np.bincount(strata.astype(np.intp)).argmax())
-            chosen = np.delete(chosen, rng.permutation(common)[:surplus])
+            spare = max(0, len(common) - 2)  # the commonest class keeps two rows as well
+            chosen = np.delete(chosen, rng.permutation(common)[: min(surplus, spare)])
+        while len(chosen) > n_rows:  # many classes: the one with the most rows left gives the next row
+            largest = np.bincount(strata[chosen].astype(np.intp)).argmax()
+            chosen = np.delete(chosen, rng.choice(np.flatnonzero(strata[chosen] == largest)))
         return np.sort(chosen)
     return np.sort(order[positions])
 
@@ -405,7 +411,8 @@ def _first_rows(strata: NDArray[Any], shuffled: NDArray[np.intp], per_stratum: i
     return np.asarray(shuffled[rows], dtype=np.intp)
 
 
-def _as_series(y: Any) -> pd.Series:
+def as_series(y: Any) -> pd.Series:
+    """One column (pandas, polars, array, list) as a Series with a fresh index."""
     if hasattr(y, "to_pandas"):
         y = y.to_pandas()
     if isinstance(y, pd.Series):
@@ -418,6 +425,24 @@ def _as_series(y: Any) -> pd.Series:
     if values.dtype.kind == "c":
         raise DataError("Complex data not supported.")
     return pd.Series(values)
+
+
+def _unboxed(target: pd.Series) -> pd.Series:
+    """Numbers kept as objects (Python's own, ``decimal.Decimal``) as a numeric column; anything else as it is."""
+    if pd.api.types.is_complex_dtype(target.dtype):
+        raise DataError("Complex data not supported.")
+    if target.dtype != object:
+        return target
+    try:
+        target.nunique()
+    except TypeError as error:
+        raise DataError(
+            f"The target must hold numbers or labels. Got {type(target.iloc[0]).__name__} values."
+        ) from error
+    inferred = pd.api.types.infer_dtype(target)
+    if inferred in {"floating", "mixed-integer-float", "decimal"}:
+        return target.astype(float)
+    return target.infer_objects() if inferred == "integer" else target
 
 
 def _row_array(values: Any) -> NDArray[Any] | None:
@@ -458,7 +483,7 @@ def _is_real_number(column: pd.Series) -> bool:
 def _n_distinct(column: pd.Series) -> int:
     try:
         return int(column.nunique(dropna=False)) if column.notna().any() else 0
-    except TypeError:  # unhashable values such as lists
+    except (TypeError, NotImplementedError):  # values such as lists, which cannot be hashed
         return int(column.astype(str).nunique())
 
 

@@ -105,7 +105,7 @@ class _Problem:
         if shrink:
             used = weights > 0
             weights = 0.5 * weights + 0.5 * used / used.sum()
-        return weights
+        return np.asarray(weights)
 
     def gains(self, max_members: int, shrink: bool, seed: int) -> Floats:
         """Held-out score of the greedy ensemble less that of the best single model, one value per inner fold."""

@@ -15,7 +15,7 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
-from autometa.data import Dataset, TaskType, as_frame
+from autometa.data import Dataset, TaskType, as_frame, as_series
 from autometa.ensembling import choose_weights
 from autometa.evaluation import Evaluator
 from autometa.fitting import FittedModel, fit_model
@@ -35,7 +35,7 @@ _MAX_ENSEMBLED = 25
 _GRACE_SECONDS = 0.5
 
 
-class _AutoMeta(BaseEstimator):  # type: ignore[misc]
+class _AutoMeta(BaseEstimator):
     """What the classifier and the regressor share."""
 
     def __init__(
@@ -184,7 +184,7 @@ class _AutoMeta(BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-class AutoMetaClassifier(ClassifierMixin, _AutoMeta):  # type: ignore[misc]
+class AutoMetaClassifier(ClassifierMixin, _AutoMeta):
     """Classifier that starts its search from what earlier datasets taught.
 
     Parameters
@@ -250,7 +250,7 @@ class AutoMetaClassifier(ClassifierMixin, _AutoMeta):  # type: ignore[misc]
         return dataset
 
 
-class AutoMetaRegressor(RegressorMixin, _AutoMeta):  # type: ignore[misc]
+class AutoMetaRegressor(RegressorMixin, _AutoMeta):
     """Regressor that starts its search from what earlier datasets taught.
 
     Parameters and attributes are those of :class:`AutoMetaClassifier`; ``metric=None`` means RMSE.
@@ -278,7 +278,8 @@ def _final_members(
     chosen = _weighted(ranked, evaluator.dataset, metric, evaluator.seed) if ensemble and ranked else []
     chosen = chosen or [(evaluation, 1.0) for evaluation in ranked[:1]]
     spare = [(e, 1.0) for e in sorted(ranked, key=lambda e: e.seconds)[:2]]
-    ledger, members = result.ledger, []
+    ledger = result.ledger
+    members: list[Member] = []
     for evaluation, weight in [*chosen, *spare]:
         if members and (evaluation, weight) in spare:
             break
@@ -295,9 +296,7 @@ def _final_members(
     return (_constant(evaluator),), ledger
 
 
-def _weighted(
-    ranked: list[Evaluation], dataset: Dataset, metric: Metric, seed: int
-) -> list[tuple[Evaluation, float]]:
+def _weighted(ranked: list[Evaluation], dataset: Dataset, metric: Metric, seed: int) -> list[tuple[Evaluation, float]]:
     predictions = [e.predictions for e in ranked if e.predictions is not None]
     weights = choose_weights(predictions, dataset.y, metric=metric, sample_weight=dataset.sample_weight, seed=seed)
     pairs = [(e, float(w)) for e, w in zip(ranked, weights, strict=True) if w > 0]
@@ -356,8 +355,7 @@ def _metrics(metric: Metric, task: TaskType) -> list[Metric]:
 
 def _refuse_continuous(y: Any) -> None:
     """scikit-learn's own check that y holds labels, blind to missing ones (they are dropped later)."""
-    series = pd.Series(y.to_numpy() if hasattr(y, "to_numpy") else np.asarray(y).reshape(len(y), -1)[:, 0])
-    known = series.dropna()
+    known = as_series(y).dropna()
     if len(known):
         check_classification_targets(known.to_numpy())
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -253,7 +253,7 @@ def _average_repeats(evaluations: pd.DataFrame, table: pd.DataFrame) -> pd.DataF
     if not table.duplicated(cell).any():
         return table
     if "config_id" in evaluations.columns:
-        ids = evaluations.loc[table.index, "config_id"].astype(str).groupby(table["key"]).nunique()
+        ids = evaluations["config_id"].iloc[table.index].astype(str).groupby(table["key"].to_numpy()).nunique()
         if (ids > 1).any():
             warnings.warn(
                 f"{int((ids > 1).sum())} candidates have several values of config_id with equal family and config; "
@@ -262,7 +262,7 @@ def _average_repeats(evaluations: pd.DataFrame, table: pd.DataFrame) -> pd.DataF
     values = table.groupby(cell, sort=False)[_VALUES].mean()
     first = table.drop_duplicates(cell).set_index(cell)
     first[_VALUES] = values
-    return cast("pd.DataFrame", first.reset_index()[list(_KEPT)])
+    return first.reset_index()[list(_KEPT)]
 
 
 def _numbers(frame: pd.DataFrame, name: str | None) -> Any:

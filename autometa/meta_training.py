@@ -31,7 +31,6 @@ MAX_POOL = 400
 """Candidates kept as outputs, the most often measured first; the rest is reached through the kernel."""
 
 _SECONDS_WEIGHT = 0.3
-_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class TrainingOptions:
         Let meta-features shift the prior of offset and scale.
     """
 
-    learners: tuple[str, ...] = ("ridge", "forest", "mlp")
+    learners: tuple[str, ...] = ("ridge", "forest")
     n_folds: int = 5
     n_outputs: int = 64
     n_trees: int = 300
@@ -69,7 +68,7 @@ class TrainingOptions:
     n_hidden: int = 256
     n_steps: int = 300
     ridge_penalty: float = 3.0
-    bandwidth: float = 0.5
+    bandwidth: float = 0.8
     noise: float = 1e-2
     conditional_scale: bool = True
 
@@ -174,7 +173,7 @@ def _fit_learners(task: _Task, targets: Floats) -> tuple[list[nn.Module], list[F
     X, options, splits = task.X, task.options, task.splits()
     learners: list[nn.Module] = []
     held_out: list[Floats] = []
-    for kind in options.learners:
+    for kind in options.learners if X.shape[1] else ():
         outputs = np.zeros_like(targets)
         if kind == "mlp":
             m, everything = options.n_members, np.arange(len(X))

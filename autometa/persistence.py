@@ -247,10 +247,13 @@ def _array(entry: Mapping[str, Any]) -> np.ndarray[Any, Any]:
 
 
 def _versions(codecs: Iterable[str]) -> dict[str, str]:
-    from autometa import __version__
-
-    wanted = ["numpy", "pandas", *dict.fromkeys(name for codec in sorted(codecs) for name in _LIBRARIES[codec])]
-    found = {"autometa": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    wanted = [
+        "autometa-ml",
+        "numpy",
+        "pandas",
+        *dict.fromkeys(name for codec in sorted(codecs) for name in _LIBRARIES[codec]),
+    ]
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in wanted:
         try:
             found[name] = metadata.version(name)

@@ -37,7 +37,8 @@ class SearchSpace(Mapping[str, BaseDistribution]):
     Examples
     --------
     >>> from optuna.distributions import CategoricalDistribution, FloatDistribution
-    >>> space = SearchSpace({"C": FloatDistribution(0.01, 100, log=True), "kernel": CategoricalDistribution(["a", "b"])})
+    >>> C = FloatDistribution(0.01, 100, log=True)
+    >>> space = SearchSpace({"C": C, "kernel": CategoricalDistribution(["a", "b"])})
     >>> space.encode({"C": 1.0, "kernel": "b"}).round(2).tolist()
     [0.5, 0.0, 1.0]
     >>> space.decode([0.5, 0.0, 1.0])

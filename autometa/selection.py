@@ -218,6 +218,7 @@ def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selecti
     if not met:
         return replace(selection, notes=("None of these families is known to the meta-model.",))
     series = selection.meta_features.to_series()
+    series["task"] = str(dataset.task)
     belief = model.belief(series, met, metric=metric)
     order = np.argsort(-belief.mean, kind="stable")
     met = [met[i] for i in order]

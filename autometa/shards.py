@@ -99,11 +99,14 @@ def exclusive(folder: Path) -> Iterator[None]:
 def _readable(folder: Path, prefix: str, schema: pa.Schema) -> Iterator[tuple[Path, pa.Table]]:
     for path in sorted(folder.glob(f"{prefix}-*.parquet")):
         try:
-            table = pq.read_table(path, columns=schema.names, partitioning=None)
+            with pq.ParquetFile(path) as file:
+                known = [name for name in schema.names if name in file.schema_arrow.names]
+                table = file.read(columns=known)
             columns = [_column(table, field) for field in schema]
             yield path, pa.Table.from_arrays(columns, schema=schema)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            warnings.warn(f"The shard {path.name} is damaged and is ignored: {error}", RuntimeWarning, stacklevel=3)
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"The shard {path.name} is damaged and is ignored: {reason}", RuntimeWarning, stacklevel=3)
 
 
 def _column(table: pa.Table, field: pa.Field) -> Any:

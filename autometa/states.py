@@ -83,7 +83,7 @@ def _pack_array(array: NDArray[Any], arrays: dict[str, NDArray[Any]]) -> Any:
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     numbers = array.view(np.int64) if array.dtype.kind in "mM" else array.astype(array.dtype.newbyteorder("="))
     name = f"a{len(arrays)}"
-    arrays[name] = np.ascontiguousarray(numbers.T if fortran else numbers)
+    arrays[name] = np.asarray(numbers.T if fortran else numbers, order="C")
     return {**node, "name": name, "order": "F" if fortran else "C"}
 
 

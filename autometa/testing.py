@@ -36,7 +36,13 @@ every_task = pytest.mark.parametrize("task", list(TaskType), ids=str)
 
 
 def make_problem(
-    matrix: MatrixKind, task: TaskType, *, n_rows: int = 150, n_categorical: int = 0, missing: bool = False, seed: int = 0
+    matrix: MatrixKind,
+    task: TaskType,
+    *,
+    n_rows: int = 150,
+    n_categorical: int = 0,
+    missing: bool = False,
+    seed: int = 0,
 ) -> EncodedData:
     """A small matrix in a family's layout, with a target that depends on its numbers.
 
@@ -54,7 +60,9 @@ def make_problem(
     seed : int
     """
     if matrix == "linear" and n_categorical:
-        raise ValueError(f"n_categorical must be 0 for a 'linear' matrix, which is one-hot. Got {n_categorical} instead.")
+        raise ValueError(
+            f"n_categorical must be 0 for a 'linear' matrix, which is one-hot. Got {n_categorical} instead."
+        )
     rng = np.random.default_rng(seed)
     numbers = rng.normal(size=(n_rows, 4))
     signal = numbers[:, 0] + 0.5 * numbers[:, 1]
@@ -239,7 +247,7 @@ class FamilyTestCase:
     def test_says_what_is_not_installed(self) -> None:
         family = copy.copy(self.family)
         family.requires = (_ABSENT_MODULE,)  # type: ignore[misc]
-        assert not family.is_available()
+        assert not family.is_available(), "a family whose module is not installed must not be available"
         with pytest.raises(FamilyUnavailable, match=_ABSENT_MODULE):
             family.check_available()
 

@@ -109,7 +109,7 @@ def _load_file(path: str) -> Any:
     return cloudpickle.loads(Path(path).read_bytes())
 
 
-class _WorkerContext(LokyContext):  # type: ignore[misc]
+class _WorkerContext(LokyContext):
     """Starts loky processes with an environment, which native libraries read when they are loaded."""
 
     def __init__(self, environment: dict[str, str]) -> None:

@@ -57,7 +57,18 @@ def test_fit_then_predict(csv, tmp_path):
 
 
 def test_fit_json(csv, tmp_path):
-    arguments = ["fit", str(csv), "-t", "target", "-o", str(tmp_path / "m"), "--max-trials", "2", "--families", "linear"]
+    arguments = [
+        "fit",
+        str(csv),
+        "-t",
+        "target",
+        "-o",
+        str(tmp_path / "m"),
+        "--max-trials",
+        "2",
+        "--families",
+        "linear",
+    ]
     result = runner.invoke(app, [*arguments, "--json"])
     answer = json.loads(result.stdout)
     assert answer["leaderboard"]

@@ -25,7 +25,7 @@ from autometa.records import Status
 QUICK = {"max_trials": 2, "families": ["linear", "knn"], "random_state": 0}
 
 EXPECTED_FAILURES = {
-    "check_dataframe_column_names_consistency": "columns are found by name, so their order and extra ones do not matter",
+    "check_dataframe_column_names_consistency": "columns are found by name: their order and extra ones do not matter",
     "check_sample_weight_equivalence_on_dense_data": "folds are drawn by row, so a row of weight 2 is not two rows",
 }
 
@@ -34,9 +34,7 @@ def expected(estimator):
     return EXPECTED_FAILURES
 
 
-@parametrize_with_checks(
-    [AutoMetaClassifier(**QUICK), AutoMetaRegressor(**QUICK)], expected_failed_checks=expected
-)
+@parametrize_with_checks([AutoMetaClassifier(**QUICK), AutoMetaRegressor(**QUICK)], expected_failed_checks=expected)
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
@@ -135,7 +133,7 @@ def test_tables_as_people_have_them():
             "kind": pd.Categorical(rng.choice(["x", "y", "z"], n)),
             "flag": pd.array(rng.choice([True, False, None], n), dtype="boolean"),
             "day": pd.date_range("2021-01-01", periods=n),
-            "note": [f"order {i} of {rng.choice(['tea', 'milk and sugar', 'coffee'])} please, number {i * 7}" for i in range(n)],
+            "note": [f"order {i} of {rng.choice(['tea', 'milk and sugar'])} please, number {i * 7}" for i in range(n)],
             "empty": np.nan,
             "constant": 3,
             "inf": np.where(rng.random(n) < 0.1, np.inf, 1.0),

@@ -51,15 +51,16 @@ class Prior(Toy):
 
 
 class Misbehaving(ClassifierMixin, BaseEstimator):
-    """Does what it is told to from the given fit on (counted in this process)."""
+    """Does what it is told to; sleeps only where it is fitted on many rows."""
 
-    def __init__(self, deed="nothing", seconds=0.0):
+    def __init__(self, deed="nothing", seconds=0.0, many=0):
         self.deed = deed
         self.seconds = seconds
+        self.many = many
 
     def fit(self, X, y):
         self.n_classes_ = len(np.unique(y))
-        time.sleep(self.seconds)
+        time.sleep(self.seconds if len(X) >= self.many else 0.0)
         if self.deed == "raise":
             raise ValueError("the model does\nnot like it")
         if self.deed == "warn":
@@ -293,17 +294,20 @@ def test_warnings_of_models_are_silent():
         assert evaluate(trouble(deed="warn"), table(), families=FAMILIES).ok
 
 
-def test_the_time_limit_kills_and_finished_splits_are_kept(evaluator):
-    started = time.monotonic()
-    result = evaluator.evaluate(trouble(seconds=0.3), time_limit=1.0, predictions=True)
-    assert time.monotonic() - started < 2.5
+def test_the_time_limit_kills_and_finished_splits_are_kept(pool):
+    rows, test = np.arange(100), np.arange(100, 120)
+    splits = [(rows[:50], test), (rows[50:], test), (rows, test)]
+    with Evaluator(table(), families=FAMILIES, splits=splits, workers=pool) as evaluator:
+        assert evaluator.evaluate(TOY).ok
+        started = time.monotonic()
+        result = evaluator.evaluate(trouble(seconds=120.0, many=100), time_limit=2.0, predictions=True)
+        assert time.monotonic() - started < 60
     assert result.status is Status.TIMEOUT
-    assert "time limit of 1 seconds" in result.reason
-    assert 1 <= len(result.fit_seconds) <= 3
-    assert len(result.scores["accuracy"]) == len(result.fit_seconds) == len(result.predict_seconds)
+    assert "time limit of 2 seconds" in result.reason
+    assert len(result.scores["accuracy"]) == len(result.fit_seconds) == len(result.predict_seconds) == 2
     assert result.score("log_loss") == pytest.approx(-np.log(2))
     assert result.predictions is None
-    assert evaluator.evaluate(TOY).ok
+    assert evaluate(TOY, table(), families=FAMILIES, workers=pool).ok
 
 
 def test_the_memory_limit_kills_only_that_candidate(evaluator):
@@ -324,15 +328,15 @@ def test_a_crash_is_a_failure_and_the_next_candidate_works(evaluator):
 
 
 def test_limits_without_workers_use_the_shared_pool():
-    result = evaluate(trouble(seconds=30.0), table(), families=FAMILIES, time_limit=0.3)
+    result = evaluate(trouble(seconds=300.0), table(), families=FAMILIES, time_limit=0.3)
     assert result.status is Status.TIMEOUT
 
 
 def test_submitted_candidates_can_be_cancelled(evaluator):
-    slow = evaluator.submit(trouble(seconds=30.0))
+    slow = evaluator.submit(trouble(seconds=300.0))
     assert not slow.done()
     assert slow.cancel()
-    assert wait([slow], timeout=5).done == {slow}
+    assert wait([slow], timeout=60).done == {slow}
     with pytest.raises(CancelledError):
         slow.result()
     first, second = evaluator.submit(TOY), evaluator.submit(PRIOR)
@@ -387,6 +391,6 @@ SCRIPT = """
 def test_a_script_without_a_main_guard_works(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.split("\n") == ["main runs", "ok ", ""], done.stderr
     assert done.stderr == ""

@@ -246,6 +246,15 @@ def test_a_damaged_shard_is_ignored_with_a_warning_and_its_cells_run_again(tmp_p
     assert not list((tmp_path / "shards").glob("*.tmp"))
 
 
+def test_shards_of_an_older_release_keep_counting(tmp_path):
+    path = write_config(tmp_path, BASE + "[pool]\ntoy_tree = 3")
+    run(path)
+    for shard in (tmp_path / "shards").glob("rows-*.parquet"):
+        pq.write_table(pq.read_table(shard).drop_columns(["machine_load", "curve"]), shard)
+    assert status(path, families=FAMILIES).n_done == 9
+    assert frame_of(path)["machine_load"].isna().all()
+
+
 def test_a_full_disk_stops_the_run_and_leaves_whole_shards(tmp_path, monkeypatch):
     path = write_config(tmp_path, BASE + "[pool]\ntoy_tree = 3")
     written, real = [], pq.write_table
@@ -383,6 +392,15 @@ def test_collected_corpus_is_a_meta_dataset_with_its_card(tmp_path):
     assert (censored["seconds"] >= 1.4).all()
     ok = rows[rows["status"] == "ok"]
     np.testing.assert_allclose(ok["score"], [np.mean(s) for s in ok["scores"]], rtol=1e-4)
+
+
+def test_a_corpus_leaves_out_what_no_longer_lies_in_the_search_space(tmp_path, monkeypatch):
+    path = write_config(tmp_path, BASE.replace("n_datasets = 3", "n_datasets = 1") + "[pool]\ntoy_tree = 6")
+    run(path)
+    study = load_study(path, families=FAMILIES)
+    depths = [candidate.config["depth"] for candidate in study.candidates]
+    monkeypatch.setattr(Tree, "search_space", SearchSpace({"depth": IntDistribution(1, 5)}))
+    assert collect(study, tmp_path / "corpus")["n_candidates"] == sum(depth <= 5 for depth in depths) < len(depths)
 
 
 def test_open_test_cannot_be_collected(tmp_path):

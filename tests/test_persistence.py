@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightgbm.basic import LightGBMError
 from sklearn.base import BaseEstimator
 
 from autometa import sealed_files
@@ -26,6 +27,8 @@ from autometa.data import Dataset
 from autometa.exceptions import ArtefactError
 from autometa.families import default_families
 from autometa.fitting import EncodedData, fit_model
+from autometa.frozen_models import FrozenLightGBM
+from autometa.lightgbm_text import check_model_text
 from autometa.persistence import FORMAT_VERSION, load, read_manifest, save
 from autometa.predictor import Member, Predictor, make_predictor
 from autometa.preprocessing import encode_dataset
@@ -186,10 +189,12 @@ def test_the_manifest_tells_schema_and_libraries(tmp_path, forest):
     assert manifest["format_version"] == FORMAT_VERSION
     assert [column["kind"] for column in manifest["columns"]] == ["numeric", "categorical", "numeric", "boolean"]
     assert manifest["members"][0]["family"] == "random_forest"
-    assert {"autometa", "python", "numpy", "scikit-learn"} <= set(manifest["libraries"])
+    assert {"autometa-ml", "python", "numpy", "scikit-learn"} <= set(manifest["libraries"])
 
 
 # --- what an artefact may not do
+
+ODD_VALUES = [None, -1, 10**30, 1e308, "", "x", "../../etc/passwd", [], {}, {"$": "array"}, [[]], True]
 
 
 @pytest.fixture(scope="module")
@@ -197,22 +202,33 @@ def forest() -> Predictor:
     return predictor_of("random_forest", "binary")
 
 
-@pytest.fixture(scope="module")
-def mixed(forest, tmp_path_factory) -> Path:
-    """An artefact with a member of each codec that needs no torch."""
+def save_mixed(forest: Predictor, names: tuple[str, ...], path: Path) -> Path:
     members, encoders = list(forest.members), dict(forest.encoders)
-    for name in ("lightgbm", "xgboost", "catboost", "linear", "knn", "svm", "hist_gradient_boosting"):
+    for name in names:
         if FAMILIES[name].is_available():
             other = predictor_of(name, "binary")
             members += other.members
             encoders.update(other.encoders)
     whole = dataclasses.replace(forest, members=tuple(members), encoders=encoders, records={"ledger": [1, 2]})
-    return save(whole, tmp_path_factory.mktemp("mixed") / "model")
+    return save(whole, path)
+
+
+@pytest.fixture(scope="module")
+def mixed(forest, tmp_path_factory) -> Path:
+    """An artefact with a member of each codec that needs no torch."""
+    names = ("lightgbm", "xgboost", "catboost", "linear", "knn", "svm", "hist_gradient_boosting")
+    return save_mixed(forest, names, tmp_path_factory.mktemp("mixed") / "model")
+
+
+@pytest.fixture(scope="module")
+def quick(forest, tmp_path_factory) -> Path:
+    """An artefact of several members that loads in milliseconds."""
+    return save_mixed(forest, ("lightgbm", "linear"), tmp_path_factory.mktemp("quick") / "model")
 
 
 def reseal(folder: Path) -> None:
     """What someone does who changes a file and knows how the seal works."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     for name in manifest["files"]:
         data = (folder / name).read_bytes()
         manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -259,24 +275,21 @@ def test_a_changed_file_is_one_named_exception(mixed, tmp_path, data):
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_resealed_change_of_the_manifest_loads_or_is_refused(mixed, tmp_path, data):
+def test_a_resealed_change_of_the_manifest_loads_or_is_refused(quick, tmp_path, data):
     """The manifest's own values replaced by anything: the seal fits, so only the checks behind it can tell."""
-    manifest = json.loads((mixed / "manifest.json").read_text())
-    node: Any = manifest
-    for _ in range(data.draw(st.integers(1, 6))):
-        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
-        key = data.draw(st.sampled_from(keys))
-        if not isinstance(node[key], dict | list) or not node[key]:
-            break
-        parent, node = node, node[key]
-    else:
-        parent, key = (parent, key) if node is not manifest else (manifest, "members")
-        node = parent
-    anything = [None, -1, 10**30, 1e308, "", "x", "../../etc/passwd", [], {}, {"$": "array"}, [[]], True]
-    node[key] = data.draw(st.sampled_from(anything))
+    manifest = json.loads((quick / "manifest.json").read_text(encoding="utf-8"))
+    places: list[tuple[Any, Any]] = []
+    stack: list[Any] = [manifest]
+    while stack:
+        node = stack.pop()
+        for key in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            stack += [node[key]] if isinstance(node[key], dict | list) else []
+    node, key = data.draw(st.sampled_from(places))
+    node[key] = data.draw(st.sampled_from(ODD_VALUES))
     copy = tmp_path / "copy"
     if not copy.exists():
-        shutil.copytree(mixed, copy)
+        shutil.copytree(quick, copy)
     write_manifest(copy, manifest)
     try:
         loaded = load(copy)
@@ -287,7 +300,7 @@ def test_a_resealed_change_of_the_manifest_loads_or_is_refused(mixed, tmp_path, 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "/etc/passwd", "a/b.json", "..", ".hidden", "a\\b.json", "C:x.json"])
 def test_a_path_in_the_manifest_is_refused(artefact, name):
-    manifest = json.loads((artefact / "manifest.json").read_text())
+    manifest = json.loads((artefact / "manifest.json").read_text(encoding="utf-8"))
     manifest["files"][name] = {"bytes": 1, "sha256": "0" * 64}
     write_manifest(artefact, manifest)
     with pytest.raises(ArtefactError, match="plain name"):
@@ -357,7 +370,7 @@ def test_a_zip_bomb_inside_an_estimator_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_newer_format_asks_for_an_upgrade(artefact):
-    manifest = json.loads((artefact / "manifest.json").read_text())
+    manifest = json.loads((artefact / "manifest.json").read_text(encoding="utf-8"))
     write_manifest(artefact, {**manifest, "format_version": FORMAT_VERSION + 1})
     with pytest.raises(ArtefactError, match="Upgrade autometa"):
         load(artefact)
@@ -513,6 +526,47 @@ def test_plain_data_comes_back_as_it_was(value):
     assert same(value, from_files(to_files(value)))
 
 
+NUMBERS = st.sampled_from([-(2**31), -999, -1, 0, 1, 3, 40, 999, 2**31 - 1, 10**12, "x", "nan", ""])
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_lightgbm_text_that_is_no_forest_is_refused_before_it_is_parsed(lightgbm_text, data):
+    """Numbers of the structure replaced: either the walk still ends in a leaf, or the text is refused."""
+    lines = lightgbm_text.split("\n")
+    names = ("left_child", "right_child", "split_feature", "num_leaves", "num_cat", "cat_boundaries", "cat_threshold",
+             "decision_type", "leaf_value", "tree_sizes", "max_feature_idx", "num_class", "threshold")  # fmt: skip
+    name = data.draw(st.sampled_from(names))
+    place = data.draw(st.sampled_from([i for i, line in enumerate(lines) if line.startswith(f"{name}=")]))
+    values = lines[place].removeprefix(f"{name}=").split(" ")
+    values[data.draw(st.integers(0, len(values) - 1))] = str(data.draw(NUMBERS))
+    sizes = [len(line) for line in lines]
+    lines[place] = f"{name}={' '.join(values)}"
+    if name != "tree_sizes" and lines[place] and "Tree=0" in lines[:place]:
+        at, shift = lines.index(next(line for line in lines if line.startswith("tree_sizes="))), len(lines[place])
+        tree = sum(line.startswith("Tree=") for line in lines[:place]) - 1
+        counts = lines[at].removeprefix("tree_sizes=").split(" ")
+        counts[tree] = str(int(counts[tree]) + shift - sizes[place])
+        lines[at] = f"tree_sizes={' '.join(counts)}"
+    text = "\n".join(lines)
+    try:
+        check_model_text(text)
+    except ArtefactError:
+        return
+    try:
+        model = FrozenLightGBM(text, np.arange(3))
+        model._outputs(np.full((4, 4), np.nan, dtype=np.float32))
+    except LightGBMError:
+        pass
+
+
+@pytest.fixture(scope="module")
+def lightgbm_text() -> str:
+    text = str(predictor_of("lightgbm", "multiclass", {"n_estimators": 30}).members[0].models[0].text)
+    check_model_text(text)
+    return text
+
+
 def test_what_is_no_data_is_not_written():
     for value in (object(), {1, 2}, np.array([1j]), np.zeros(2, dtype=[("a", "i4")]), b"x"):
         with pytest.raises(ArtefactError, match="Got"):
@@ -529,7 +583,7 @@ def test_what_is_no_data_is_not_written():
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("v*")), ids=lambda path: path.name)
 def test_every_released_format_still_loads(path):
-    expected = json.loads((path / "expected.json").read_text())
+    expected = json.loads((path / "expected.json").read_text(encoding="utf-8"))
     found = load(path / "model").predict_raw(pd.DataFrame(expected["rows"]))
     assert np.allclose(found, expected["predictions"], rtol=1e-12)
 

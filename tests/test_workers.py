@@ -41,10 +41,10 @@ def grow(limit_mb: float) -> None:
 
 def write_pid_and_sleep(path: str) -> None:
     Path(path).write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(300)
 
 
-def wait_until(condition, seconds: float = 10.0) -> bool:
+def wait_until(condition, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -91,9 +91,9 @@ def test_finish_turns_the_outcome_into_the_result(pool):
 def test_the_time_limit_kills_native_code_and_the_worker_is_replaced(pool):
     before = pool.submit(os.getpid).result()
     started = time.monotonic()
-    slow_match = "__import__('re').match(r'(a+)+$', 'a' * 60 + 'b')"  # minutes inside one call that keeps the lock
+    slow_match = "__import__('re').match(r'(a+)+$', 'a' * 60 + 'b')"  # years inside one call that keeps the lock
     outcome = pool.submit(eval, slow_match, time_limit=0.5, finish=lambda outcome: outcome).result()
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 60
     assert outcome.status is Status.TIMEOUT
     assert "0.5 seconds" in outcome.reason
     assert pool.submit(os.getpid).result() != before
@@ -146,7 +146,8 @@ def test_cancelling_a_running_task_kills_its_worker(pool, tmp_path):
 def test_an_idle_worker_that_is_killed_from_outside_is_replaced(pool):
     worker = pool.submit(os.getpid).result()
     os.kill(worker, signal.SIGKILL)
-    time.sleep(0.5)
+    assert wait_until(lambda: not psutil.pid_exists(worker))
+    time.sleep(0.2)
     assert pool.submit(os.getpid).result() != worker
 
 
@@ -224,17 +225,17 @@ def test_no_process_outlives_an_interrupted_or_killed_parent(tmp_path, number):
         from autometa.workers import WorkerPool
         def work():
             open({str(pid_file)!r}, "w").write(str(os.getpid()))
-            time.sleep(60)
+            time.sleep(300)
         pool = WorkerPool(1, modules=())
         pool.submit(work).result()
     """
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.DEVNULL)
-    assert wait_until(lambda: pid_file.exists() and pid_file.read_text(), 30.0)
+    assert wait_until(lambda: pid_file.exists() and pid_file.read_text())
     children = psutil.Process(parent.pid).children(recursive=True)
     assert int(pid_file.read_text()) in {child.pid for child in children}
     parent.send_signal(number)
-    assert parent.wait(timeout=10) != 0
-    _, alive = psutil.wait_procs(children, timeout=10)
+    assert parent.wait(timeout=60) != 0
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 
@@ -254,6 +255,6 @@ def test_the_main_module_runs_once(tmp_path, from_stdin):
     script.write_text(textwrap.dedent(code))
     arguments = [sys.executable, "-" if from_stdin else str(script)]
     source = script.read_text() if from_stdin else None
-    done = subprocess.run(arguments, input=source, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(arguments, input=source, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.split() == ["main", "runs", "42"], done.stderr
     assert done.stderr == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 """A fitted estimator as data: what JSON can hold, and arrays."""
 
 
-class _NetEstimator(BaseEstimator):  # type: ignore[misc]
+class _NetEstimator(BaseEstimator):
     """What the classifier and the regressor share.
 
     Parameters
@@ -131,7 +132,9 @@ class _NetEstimator(BaseEstimator):  # type: ignore[misc]
             return None
         if not bool((numbers != numbers[:1]).any(0).all()):
             return None
-        bins: list[Tensor] = rtdl_num_embeddings.compute_bins(numbers, n_bins=n_bins)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a 0/1 column has one bin, which is right
+            bins: list[Tensor] = rtdl_num_embeddings.compute_bins(numbers, n_bins=n_bins)
         return bins
 
     def _make_net(self, config: Mapping[str, Any], n_outputs: int) -> nn.Module:
@@ -223,7 +226,7 @@ class _NetEstimator(BaseEstimator):  # type: ignore[misc]
         self._set_extra_state(header, arrays)
 
 
-class NetClassifier(ClassifierMixin, _NetEstimator):  # type: ignore[misc]
+class NetClassifier(ClassifierMixin, _NetEstimator):
     """A neural classifier on a "net" matrix; parameters as described in the shared base class.
 
     Attributes
@@ -260,7 +263,7 @@ class NetClassifier(ClassifierMixin, _NetEstimator):  # type: ignore[misc]
         self.classes_ = np.array(arrays["classes"])
 
 
-class NetRegressor(RegressorMixin, _NetEstimator):  # type: ignore[misc]
+class NetRegressor(RegressorMixin, _NetEstimator):
     """A neural regressor on a "net" matrix; parameters as described in the shared base class.
 
     The target is standardised for training. Predictions are clipped to the range of the training targets, widened

@@ -9,7 +9,6 @@ dataset (a smoothed bootstrap of what forecasts get wrong); with no displacement
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +19,7 @@ from scipy.special import ndtr, ndtri
 
 Floats = NDArray[np.float64]
 
-_MAX_CELLS = 60_000
+_MAX_CELLS = 20_000
 _MIN_WEIGHT = 1e-3
 _TINY = 1e-12
 
@@ -135,8 +134,6 @@ class Prior:
     noise : float
         Variance of a measured score in normalised units where no standard error is given.
     n_scales : int
-    widening : sequence of (level, factor)
-        Calibrated half-widths of intervals in standard deviations; empty: those of the Gaussian.
     """
 
     mean: Floats
@@ -145,7 +142,6 @@ class Prior:
     shifts: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     noise: float = 1e-2
     n_scales: int = 15
-    widening: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,9 +320,6 @@ class Belief:
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1. Got {level} instead.")
         width = float(ndtri(0.5 + level / 2))
-        if self.prior.widening:
-            levels, factors = zip(*self.prior.widening, strict=True)
-            width *= float(np.interp(level, levels, factors))
         return self.mean - width * self.std, self.mean + width * self.std
 
     @property

@@ -81,9 +81,8 @@ class FeatureEncoder(nn.Module):
         numeric, categories = [], {}
         for name in frame.columns:
             column = frame[name]
-            if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-                numeric.append(str(name))
-            elif pd.to_numeric(column, errors="coerce").notna().sum() == column.notna().sum() > 0:
+            numbers = pd.to_numeric(column, errors="coerce").notna().sum()
+            if pd.api.types.is_numeric_dtype(column) or numbers == column.notna().sum() > 0:
                 numeric.append(str(name))
             else:
                 common = column.dropna().astype(str).value_counts().index[:_MAX_CATEGORIES]
@@ -150,6 +149,8 @@ class FeatureEncoder(nn.Module):
 
 
 def _number(value: Any) -> float:
+    if value is None:
+        return math.nan
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -205,7 +206,10 @@ class ConfigEncoder:
         start = 0
         for name, d in self.families.get(family, {}).items():
             values = [config.get(name) for config in configs]
-            numbers = np.array([float(v) if _is_number(v) else math.nan for v in values])
+            if all(type(v) is float or type(v) is int for v in values):
+                numbers = np.array(values, dtype=float)
+            else:
+                numbers = np.array([_number(v) if _is_number(v) else math.nan for v in values])
             vectors[:, start] = _scale(numbers, d)
             for i, choice in enumerate(d["choices"]):
                 # Two different choices are at squared distance 1/2 + 1/2.

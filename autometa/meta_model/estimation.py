@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from autometa.meta_model.model import shrunk_covariance
+from autometa.meta_model.regressors import ridge_coef
 
 Floats = NDArray[np.float64]
 Splits = Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]
@@ -80,7 +81,8 @@ def column_means(values: Floats, family: NDArray[np.int64]) -> Floats:
         at = family == number
         centre[at] = total[at].sum() / max(count[at].sum(), 1)
     full = count == len(values)
-    return np.where(full, total / np.maximum(count, 1), (total + _MEAN_WEIGHT * centre) / (count + _MEAN_WEIGHT))
+    shrunk = (total + _MEAN_WEIGHT * centre) / (count + _MEAN_WEIGHT)
+    return np.asarray(np.where(full, total / np.maximum(count, 1), shrunk))
 
 
 def log_table(seconds: Floats, family: NDArray[np.int64]) -> Table:
@@ -179,18 +181,10 @@ def _cross_validated_ridge(X: Floats, target: Floats, splits: Splits) -> tuple[F
     for penalty in (0.3, 1.0, 3.0, 10.0) if len(splits) else ():
         error = np.empty_like(target)
         for train, test in splits:
-            coef = ridge(X[train], target[train], penalty)
+            coef = ridge_coef(X[train], target[train], penalty)
             error[test] = target[test] - X[test] @ coef[:-1] - coef[-1]
         loss = np.square(error).mean(axis=0)
         better = loss < best_loss
-        best[:, better] = ridge(X, target, penalty)[:, better]
+        best[:, better] = ridge_coef(X, target, penalty)[:, better]
         best_error[:, better], best_loss = error[:, better], np.minimum(loss, best_loss)
     return best, best_error
-
-
-def ridge(X: Floats, T: Floats, penalty: float) -> Floats:
-    """Coefficients (D + 1, R), the intercept last and unpenalised; ``penalty`` is per row."""
-    centre, mean = X.mean(axis=0), T.mean(axis=0)
-    A = X - centre
-    slope = np.linalg.solve(A.T @ A + penalty * len(X) * np.eye(X.shape[1]), A.T @ (T - mean))
-    return np.vstack([slope, mean - centre @ slope])

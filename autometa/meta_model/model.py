@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autometa.exceptions import ArtefactError
 from autometa.family import Candidate
-from autometa.meta_model.belief import Belief, Covariance, Floats, Prior, ScalePrior, SecondsPrior
+from autometa.meta_model.belief import Belief, Covariance, Floats, Prior, ScalePrior, SecondsPrior, kernel
 from autometa.meta_model.encoders import ConfigEncoder, FeatureEncoder
 from autometa.meta_model.pool import CandidatePool, View
 from autometa.meta_model.regressors import Forest, MLPBag, Ridge
@@ -67,7 +67,6 @@ class Head(nn.Module):
         self.register_buffer("residuals", torch.zeros(n_residuals, n_pool, dtype=torch.float16))
         self.register_buffer("coef", torch.zeros(n_scale_inputs + 1, 2))
         self.settings: dict[str, Any] = {}
-        self._root: Floats | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -80,8 +79,9 @@ class Head(nn.Module):
 
     def forecast(self, outputs: Sequence[Tensor]) -> Floats:
         """Normalised scores of the pool from the learners' outputs, each (N, R) -> (N, P)."""
-        mixed = sum(w * out for w, out in zip(self.stack, outputs, strict=True))
-        scores = self.portfolio + mixed @ self.directions.to(self.portfolio.dtype)
+        scores = self.portfolio[None, :]  # (1, P)
+        for weight, output in zip(self.stack, outputs, strict=True):
+            scores = scores + weight * (output @ self.directions.to(output.dtype))  # (N, P)
         return np.asarray(scores.detach().cpu().numpy(), dtype=float)
 
     def covariance(self, target: Floats) -> Floats:
@@ -104,7 +104,7 @@ def shrunk_covariance(errors: Floats, target: Floats, shrinkage: float) -> Float
     """Sample covariance (about zero) shrunk towards a structured correlation with the same variances."""
     sample = errors.T @ errors / len(errors)
     std = np.sqrt(np.maximum(np.diag(sample), 1e-6))
-    return (1 - shrinkage) * sample + shrinkage * target * np.outer(std, std)
+    return np.asarray((1 - shrinkage) * sample + shrinkage * target * np.outer(std, std))
 
 
 class MetaModel(nn.Module):
@@ -196,9 +196,14 @@ class MetaModel(nn.Module):
             shifts = _spread_over(errors, head, view, len(self.pool)) * np.sqrt(1 - bandwidth**2)
         prior = Prior(
             mean, _scaled(covariance, bandwidth), head.scale_prior(x), shifts=shifts, noise=head.settings["noise"],
-            widening=[tuple(pair) for pair in head.settings.get("widening", ())],
         )  # fmt: skip
-        return Belief(prior, self._seconds_prior(outputs, candidates))
+        timed = self.seconds_head
+        if timed is None:
+            return Belief(prior)
+        if not torch.equal(timed.members, head.members):
+            view = self._view(timed, candidates)
+        mean, covariance = self._joint(timed, outputs, view)
+        return Belief(prior, SecondsPrior(mean, covariance, timed.settings["speed_std"], timed.settings["noise"]))
 
     def neighbours(self, meta_features: pd.Series | Mapping[str, Any], n: int = 5) -> list[tuple[str, float]]:
         """The training datasets that the trees find most alike, with their weights, largest first."""
@@ -250,14 +255,6 @@ class MetaModel(nn.Module):
             root.astype(float), outside, view.family, view.vectors, view.bridge, self.pool.length_scale
         )
         return mean, covariance
-
-    def _seconds_prior(self, outputs: Sequence[Tensor], candidates: Sequence[Candidate]) -> SecondsPrior | None:
-        head = self.seconds_head
-        if head is None:
-            return None
-        view = self._view(head, candidates)
-        mean, covariance = self._joint(head, outputs, view)
-        return SecondsPrior(mean, covariance, head.settings["speed_std"], head.settings["noise"])
 
     def save(self, folder: str | Path) -> Path:
         """Write ``weights.safetensors`` and ``card.json`` into a folder."""
@@ -313,8 +310,6 @@ class MetaModel(nn.Module):
 
 def structure(pool: CandidatePool, members: Any, weights: Sequence[float]) -> Floats:
     """Correlation by family and hyperparameters: weights of (all, same family, near configuration, itself)."""
-    from autometa.meta_model.belief import kernel
-
     family, vectors = pool.family[members], pool.vectors[members]
     same = (family[:, None] == family).astype(float)
     near = (2 * kernel(vectors, vectors, pool.length_scale) - 1) * same
@@ -327,8 +322,12 @@ def _spread_over(rows: Any, head: Head, view: View, n_pool: int) -> Floats:
     full[:, head.members.cpu().numpy()] = rows
     if (view.member >= 0).all():
         return np.asarray(full[:, view.member])
-    result = full @ view.weights.T.astype(rows.dtype)
-    return np.asarray(result)
+    result = np.zeros((len(rows), len(view.member)), dtype=rows.dtype)
+    inside = view.member >= 0
+    result[:, inside] = full[:, view.member[inside]]
+    for at, known, weights in view.blocks:
+        result[:, at] = full[:, known] @ weights.T.astype(rows.dtype)
+    return result
 
 
 def _scaled(covariance: Covariance, factor: float) -> Covariance:

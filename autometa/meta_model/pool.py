@@ -21,8 +21,8 @@ class View(NamedTuple):
 
     member: NDArray[np.int64]
     """Position in the pool, -1 outside, shape (C,)."""
-    weights: Floats
-    """Weights over the pool of each candidate outside it, one-hot inside, shape (C, P)."""
+    blocks: list[tuple[NDArray[np.intp], NDArray[np.intp], Floats]]
+    """For each family with candidates outside the pool: these (n), its pool members (k), weights (n, k)."""
     bridge: Floats
     """Whitened kernel between candidates and pool, zeros inside, shape (C, P)."""
     vectors: Floats
@@ -70,19 +70,20 @@ class CandidatePool:
         numbers = {name: i for i, name in enumerate(self.families)}
         family = np.array([numbers.setdefault(c.family, len(numbers)) for c in candidates], dtype=np.int64)
         n = len(candidates)
-        weights, bridge = np.zeros((n, len(self))), np.zeros((n, len(self)))
+        bridge = np.zeros((n, len(self)))
+        blocks: list[tuple[NDArray[np.intp], NDArray[np.intp], Floats]] = []
         vectors = np.zeros((n, self.vectors.shape[1]))
         inside = np.flatnonzero(member >= 0)
-        weights[inside, member[inside]] = 1.0
         vectors[inside] = self.vectors[member[inside]]
         for number in np.unique(family[member < 0]):
             at = np.flatnonzero((family == number) & (member < 0))
-            vectors[at] = self.encoder.encode(candidates[at[0]].family, [candidates[i].config for i in at])
+            group = [candidates[int(i)] for i in at]
+            vectors[at] = self.encoder.encode(group[0].family, [c.config for c in group])
             known = np.flatnonzero((self.family == number) & usable)
             if len(known):
-                rows = np.ix_(at, known)
-                weights[rows], bridge[rows] = self._interpolate(vectors[at], self.vectors[known])
-        return View(member, weights, bridge, vectors, family)
+                weights, bridge[np.ix_(at, known)] = self._interpolate(vectors[at], self.vectors[known])
+                blocks.append((at, known, weights))
+        return View(member, blocks, bridge, vectors, family)
 
     def _interpolate(self, new: Floats, known: Floats) -> tuple[Floats, Floats]:
         within = kernel(known, known, self.length_scale) + _NUGGET * np.eye(len(known))

@@ -6,6 +6,7 @@ Each maps encoded meta-features (N, D) to R outputs (the principal components of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,16 +29,20 @@ class Ridge(nn.Module):
     @classmethod
     def fit(cls, X: Floats, T: Floats, *, penalty: float) -> Ridge:
         """``penalty`` is per row, so that it means the same for any number of datasets."""
-        centre, target = X.mean(axis=0), T.mean(axis=0)
-        A = X - centre
-        gram = A.T @ A + penalty * len(X) * np.eye(X.shape[1])
-        slope = np.linalg.solve(gram, A.T @ (T - target))
         model = cls(X.shape[1], T.shape[1])
-        model.coef.copy_(torch.from_numpy(np.vstack([slope, target - centre @ slope])))
+        model.coef.copy_(torch.from_numpy(ridge_coef(X, T, penalty)))
         return model
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.coef[:-1] + self.coef[-1]  # (N, D) -> (N, R)
+
+
+def ridge_coef(X: Floats, T: Floats, penalty: float) -> Floats:
+    """Coefficients (D + 1, R) of a ridge regression, the intercept last and unpenalised."""
+    centre, mean = X.mean(axis=0), T.mean(axis=0)
+    A = X - centre
+    slope = np.linalg.solve(A.T @ A + penalty * len(X) * np.eye(X.shape[1]), A.T @ (T - mean))
+    return np.vstack([slope, mean - centre @ slope])
 
 
 class Forest(nn.Module):
@@ -138,9 +143,7 @@ class MLPBag(nn.Module):
         super().__init__()
         self.dropout = dropout
         widths = [n_inputs, n_hidden, n_hidden, n_outputs]
-        self.weights = nn.ParameterList(
-            [nn.Parameter(torch.zeros(n_members, a, b)) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-        )
+        self.weights = nn.ParameterList([nn.Parameter(torch.zeros(n_members, a, b)) for a, b in pairwise(widths)])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n_members, 1, b)) for b in widths[1:]])
 
     @property
@@ -220,7 +223,7 @@ def fit_bag(
             batch = torch.from_numpy(np.stack([rng.choice(s, batch_size) for s in samples]))  # (M, N)
             loss = (bag.each(inputs[batch]) - targets[batch]).square().sum(dim=(0, 2)).mean()
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
     return bag.eval()

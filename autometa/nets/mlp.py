@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import rtdl_num_embeddings
@@ -108,9 +109,11 @@ def _make_numerical_embedding(
     if kind == "piecewise_linear":
         if bins is None or len(bins) != n_numeric:
             raise ValueError(f"'piecewise_linear' needs the bin edges of {n_numeric} columns. Got {bins!r} instead.")
-        return rtdl_num_embeddings.PiecewiseLinearEmbeddings(  # type: ignore[no-any-return]
-            list(bins), _NUMERICAL_EMBEDDING, activation=False, version="B"
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a 0/1 column has one bin, which is right
+            return rtdl_num_embeddings.PiecewiseLinearEmbeddings(  # type: ignore[no-any-return]
+                list(bins), _NUMERICAL_EMBEDDING, activation=False, version="B"
+            )
     raise ValueError(f"numerical_embedding must be one of {', '.join(NUMERICAL_EMBEDDINGS)}. Got {kind!r} instead.")
 
 

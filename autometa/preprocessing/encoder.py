@@ -34,7 +34,7 @@ _MATRICES = ("tree", "linear", "net")
 _MAX_ONE_HOT = 30
 
 
-class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class TableEncoder(TransformerMixin, BaseEstimator):
     """Table to float32 matrix, in the layout that a kind of model wants.
 
     The target is never looked at. What is learned is plain data: see :meth:`to_state`.

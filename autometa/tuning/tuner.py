@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -184,9 +185,11 @@ def tune(
     TuningResult
         Possibly without a single good evaluation; the ledger then says why.
     """
-    sampler = optuna.samplers.TPESampler(
-        n_startup_trials=5, multivariate=True, group=True, seed=random_state, constant_liar=n_jobs > 1
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=5, multivariate=True, group=True, seed=random_state, constant_liar=n_jobs > 1
+        )
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -1,6 +1,6 @@
 """Mutated artefacts: how many load, how many are refused by name, and whether anything else happens.
 
-    python experiments/benchmarks/artefact_fuzz.py [n_artefacts]
+    OMP_NUM_THREADS=1 python experiments/benchmarks/artefact_fuzz.py [n_artefacts] [--families NAME ...]
 
 Two kinds of mutation take turns. "damaged" changes bytes of any file and leaves the seal as it was. "resealed" changes
 bytes or JSON values and computes all hashes anew, as someone would who knows the format; what loads then also has to
@@ -50,12 +50,12 @@ def table(n_rows: int) -> pd.DataFrame:
     )
 
 
-def make_artefacts(folder: Path) -> list[Path]:
+def make_artefacts(folder: Path, families: list[str]) -> list[Path]:
     """One small artefact per family."""
     frame = table(120)
     dataset = Dataset.from_arrays(frame, np.where(frame["a"] + frame["c"] > 4, "yes", "no"))
     paths = []
-    for family in resolve_families(FAMILIES):
+    for family in resolve_families(families):
         encoder, matrix = encode_dataset(dataset, family.matrix)
         data = EncodedData(matrix, dataset.y, dataset.task, dataset.n_classes, encoder.n_categorical_)
         config = {**family.default_config, **{k: v for k, v in SMALL.items() if k in family.default_config}}
@@ -168,13 +168,15 @@ def outcome(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("n_artefacts", type=int, nargs="?", default=10_000)
-    n = parser.parse_args().n_artefacts
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES))
+    options = parser.parse_args()
+    n = options.n_artefacts
     warnings.simplefilter("ignore")
     started, context = time.perf_counter(), multiprocessing.get_context("fork")
     outcomes: dict[int, tuple[str, str, str]] = {}
     traces: list[Any] = []
     with tempfile.TemporaryDirectory() as home:
-        artefacts = make_artefacts(Path(home))
+        artefacts = make_artefacts(Path(home), options.families)
         start = 0
         while start < n:
             results = context.SimpleQueue()

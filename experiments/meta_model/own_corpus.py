@@ -69,7 +69,7 @@ def load_worlds(folder: Path) -> tuple[MetaDataset, list[World]]:
     cells["choose"] = values.map(lambda v: float(np.nanmean(v[0::2])))
     cells["held"] = values.map(lambda v: float(np.nanmean(v[1::2])))
     cells["error"] = values.map(lambda v: float(np.nanstd(v, ddof=1) / np.sqrt(len(v) / 2)))
-    training = cells.assign(score=cells["choose"], standard_error=cells["error"], seconds=cells["fit_seconds"])
+    training = cells.assign(score=cells["choose"], standard_error=cells["error"])
     meta_features = pd.read_parquet(folder / "meta_features.parquet")
     meta = MetaDataset.from_frames(training.drop(columns=["choose", "held", "error", "scores"]), meta_features)
     worlds = []
@@ -81,12 +81,12 @@ def load_worlds(folder: Path) -> tuple[MetaDataset, list[World]]:
         first = part.drop_duplicates("config_id").set_index("config_id")
         tables = {
             v: part.pivot_table(index="dataset", columns="config_id", values=v, observed=True)
-            for v in ("choose", "held", "error", "fit_seconds")
+            for v in ("choose", "held", "error", "seconds")
         }
         ids = list(tables["choose"].columns)
         candidates = [Candidate(first.loc[i, "family"], json.loads(first.loc[i, "config"])) for i in ids]
         worlds.append(World(str(task), metric, tables["choose"], tables["held"], tables["error"],
-                            tables["fit_seconds"], candidates))  # fmt: skip
+                            tables["seconds"], candidates))  # fmt: skip
     return meta, worlds
 
 
@@ -215,8 +215,8 @@ def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
         part = [o for o in outcomes if task in ("pooled", o.task)]
         lively = [o for o in part if not o.flat]
         groups = np.array([o.group for o in lively])
-        block: dict[str, Any] = {"n_datasets": len({o.dataset for o in part}),
-                                 "n_flat": len({o.dataset for o in part if o.flat}), "score": {}, "gain": {}}  # fmt: skip
+        n_datasets, n_flat = len({o.dataset for o in part}), len({o.dataset for o in part if o.flat})
+        block: dict[str, Any] = {"n_datasets": n_datasets, "n_flat": n_flat, "score": {}, "gain": {}}
         curves = {m: np.array([o.curves[m] for o in lively]) for m in lively[0].curves}
         for method, values in curves.items():
             block["score"][method] = {f"@{k}": interval(values[:, k - 1], groups) for k in KS}
