@@ -33,7 +33,7 @@ class CollectionEntry:
         Where the table comes from: ``pypi:package==version:path``, ``github:owner/repo:path@commit``,
         ``sklearn:loader``, ...
     fingerprint : str
-        Content fingerprint of the whole table (see :func:`autometa.data.content_fingerprint`).
+        Content fingerprint of the whole table (see :func:`autometa.fingerprint.content_fingerprint`).
     target : str
         Name of the target column.
     task : TaskType

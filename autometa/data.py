@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from autometa.exceptions import DataError
+from autometa.fingerprint import content_fingerprint
 
 MAX_CATEGORIES = 254
 """A column with more distinct values than this is treated as text (its code must fit one byte with room to spare)."""
@@ -98,6 +98,10 @@ class Dataset:
         if self.task.is_classification and self.n_classes < 2:
             found = [] if self.classes is None else self.classes.tolist()
             raise DataError(f"The target must have at least 2 classes. Got one class: {found}.")
+        if self.task.is_classification and self.sample_weight is not None:
+            weighted = np.unique(self.y[self.sample_weight > 0]) if len(self.sample_weight) == self.n_rows else [0, 1]
+            if len(weighted) < 2:
+                raise DataError("At least 2 classes must have a positive sample_weight. Got one class.")
         for label in ("groups", "time", "sample_weight"):
             values = getattr(self, label)
             if values is not None and len(values) != self.n_rows:
@@ -148,7 +152,11 @@ class Dataset:
         if len(frame) != len(target):
             raise DataError(f"X and y must have the same number of rows. Got {len(frame)} and {len(target)}.")
         if len(frame) == 0 or frame.shape[1] == 0:
-            raise DataError(f"The table is empty: it has {frame.shape[0]} rows and {frame.shape[1]} feature columns.")
+            rows, columns = frame.shape
+            raise DataError(
+                f"The table is empty: it has {rows} sample(s) and {columns} feature(s) (shape=({rows}, {columns})) "
+                "while a minimum of 1 is required."
+            )
         row_data = {"groups": _row_array(groups), "time": _row_array(time), "sample_weight": _row_array(sample_weight)}
         known = target.notna().to_numpy()
         if not known.any():
@@ -348,39 +356,6 @@ def _infer_object_kind(values: pd.Series) -> ColumnKind:
     return ColumnKind.CATEGORICAL
 
 
-def content_fingerprint(X: pd.DataFrame, y: NDArray[Any]) -> str:
-    """Hash of a table's content that ignores the order of rows and columns and the names of columns.
-
-    Every value is hashed (numbers as float64, the rest as text), mixed with a hash of its whole column, and summed
-    over columns to a row hash; the row hashes are mixed and summed. The target counts as a marked column.
-    """
-    total = np.zeros(len(X), dtype=np.uint64)
-    for position in range(X.shape[1]):
-        total += _column_hash(X.iloc[:, position])
-    total += _mix(_column_hash(pd.Series(y, dtype=float)))
-    sums = [int(part.sum(dtype=np.uint64)) for part in (_mix(total), _mix(total ^ np.uint64(0x9E3779B97F4A7C15)))]
-    text = f"{X.shape[0]}x{X.shape[1]}:{sums[0]}:{sums[1]}"
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _column_hash(column: pd.Series) -> NDArray[np.uint64]:
-    """Row-wise hash of one column, salted by the multiset of its values. Shape (n_rows,)."""
-    if pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype):
-        values: Any = column.to_numpy(dtype=float, na_value=np.nan) + 0.0  # -0.0 becomes 0.0
-    else:
-        values = column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=object)
-    hashes = _mix(pd.util.hash_array(values))
-    salt = _mix(np.array([hashes.sum(dtype=np.uint64)], dtype=np.uint64))[0]
-    return _mix(hashes ^ salt)
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Finaliser of SplitMix64 (Steele et al., 2014): every input bit moves every output bit."""
-    z = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def stratified_sample(y: NDArray[Any], task: TaskType, n_rows: int, seed: int) -> NDArray[np.intp]:
     """Sorted positions of ``n_rows`` rows with the class shares (or target deciles) of the whole."""
     rng = np.random.default_rng(seed)
@@ -451,8 +426,10 @@ def _row_array(values: Any) -> NDArray[Any] | None:
 
 def _check_weights(values: NDArray[Any]) -> NDArray[np.float64]:
     weights = np.asarray(values, dtype=float)
-    if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-        raise DataError("sample_weight must be one column of finite values >= 0, not all of them 0.")
+    if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any():
+        raise DataError("sample_weight must be one column of finite values >= 0.")
+    if not weights.any():
+        raise DataError("sample_weight must not be zero for every row.")
     return weights
 
 

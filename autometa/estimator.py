@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d, validate_data
 
 from autometa.data import Dataset, TaskType, as_frame, as_series
 from autometa.ensembling import choose_weights
@@ -244,6 +244,7 @@ class AutoMetaClassifier(ClassifierMixin, _AutoMeta):
     def _dataset(self, X: Any, y: Any, **row_data: Any) -> Dataset:
         if y is None:
             raise ValueError("This AutoMetaClassifier estimator requires y to be passed, but the target y is None.")
+        y = _as_column(y)
         _refuse_continuous(y)
         dataset = Dataset.from_arrays(X, y, task=TaskType.MULTICLASS, **row_data)
         self.classes_ = dataset.classes
@@ -267,7 +268,7 @@ class AutoMetaRegressor(RegressorMixin, _AutoMeta):
     def _dataset(self, X: Any, y: Any, **row_data: Any) -> Dataset:
         if y is None:
             raise ValueError("This AutoMetaRegressor estimator requires y to be passed, but the target y is None.")
-        return Dataset.from_arrays(X, y, task=TaskType.REGRESSION, **row_data)
+        return Dataset.from_arrays(X, _as_column(y), task=TaskType.REGRESSION, **row_data)
 
 
 def _final_members(
@@ -351,6 +352,11 @@ def _metrics(metric: Metric, task: TaskType) -> list[Metric]:
     """The metric that decides and, for the record, the default one."""
     default = resolve_metric(None, task)
     return [metric] if metric.name == default.name else [metric, default]
+
+
+def _as_column(y: Any) -> Any:
+    """scikit-learn warns where y is a table of one column; so does this."""
+    return column_or_1d(y, warn=True) if getattr(y, "ndim", 1) == 2 and y.shape[1] == 1 else y
 
 
 def _refuse_continuous(y: Any) -> None:

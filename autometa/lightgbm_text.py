@@ -11,6 +11,11 @@ from autometa.exceptions import ArtefactError
 
 _MAX_CLASSES = 10_000
 _WORD_BITS = 32
+_TAIL = re.compile(
+    r"end of trees\n\nfeature_importances:\n(?:[^\n=]+=\d+\n)*"
+    r"\nparameters:\n(?:\[[^\n]*\]\n)*\nend of parameters\n\npandas_categorical:(?:null|\[\])\n"
+)
+"""What stands behind the trees. LightGBM reads beyond the text where the parameters do not end."""
 
 
 def check_model_text(text: str) -> None:
@@ -48,8 +53,8 @@ def _split(text: str) -> tuple[dict[str, str], list[str]]:
     start = text.index("Tree=0\n")
     header = _fields(text[:start])
     sizes = [int(size) for size in header["tree_sizes"].split(" ")]
-    if min(sizes) <= 0 or not text.startswith("end of trees", start + sum(sizes)):
-        raise ValueError("tree_sizes do not lead to the end of the trees")
+    if min(sizes) <= 0 or not _TAIL.fullmatch(text, start + sum(sizes)):
+        raise ValueError("tree_sizes must lead to the end of the trees, and parameters must end")
     if re.search(r"^(linear_tree|is_linear)=[^0]", text, re.MULTILINE):
         raise ValueError("linear trees are not read")
     ends = start + np.cumsum(sizes)

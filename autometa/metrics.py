@@ -104,17 +104,33 @@ def _balanced_accuracy(y: NDArray[Any], p: NDArray[Any], w: NDArray[Any] | None)
     return float(np.mean(recalls))
 
 
+def _accuracy(y: NDArray[Any], p: NDArray[Any], w: NDArray[Any] | None) -> float:
+    return float(np.average(_labels(p) == y, weights=w))
+
+
+def _rmse(y: NDArray[Any], p: NDArray[Any], w: NDArray[Any] | None) -> float:
+    return float(np.sqrt(np.average((y - p) ** 2, weights=w)))
+
+
+def _mae(y: NDArray[Any], p: NDArray[Any], w: NDArray[Any] | None) -> float:
+    return float(np.average(np.abs(y - p), weights=w))
+
+
+def _r2(y: NDArray[Any], p: NDArray[Any], w: NDArray[Any] | None) -> float:
+    return float(sk.r2_score(y, p, sample_weight=w))
+
+
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
         Metric("roc_auc", _CLASSIFICATION, _roc_auc),
         Metric("log_loss", _CLASSIFICATION, _log_loss, greater_is_better=False),
-        Metric("accuracy", _CLASSIFICATION, lambda y, p, w: float(np.average(_labels(p) == y, weights=w))),
+        Metric("accuracy", _CLASSIFICATION, _accuracy),
         Metric("balanced_accuracy", _CLASSIFICATION, _balanced_accuracy),
         Metric("f1", _CLASSIFICATION, _f1),
-        Metric("rmse", _REGRESSION, lambda y, p, w: float(np.sqrt(np.average((y - p) ** 2, weights=w))), False),
-        Metric("mae", _REGRESSION, lambda y, p, w: float(np.average(np.abs(y - p), weights=w)), False),
-        Metric("r2", _REGRESSION, lambda y, p, w: float(sk.r2_score(y, p, sample_weight=w))),
+        Metric("rmse", _REGRESSION, _rmse, greater_is_better=False),
+        Metric("mae", _REGRESSION, _mae, greater_is_better=False),
+        Metric("r2", _REGRESSION, _r2),
     )
 }
 """The built-in metrics by name."""

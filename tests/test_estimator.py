@@ -98,7 +98,8 @@ def test_sample_weight_is_routed(iris):
     weight = np.where(y == "setosa", 1.0, 1e-6)
     with config_context(enable_metadata_routing=True):
         model = AutoMetaClassifier(**QUICK).set_fit_request(sample_weight=True)
-        pipe = make_pipeline(StandardScaler(), model).fit(X, y, sample_weight=weight)
+        scaler = StandardScaler().set_fit_request(sample_weight=False)
+        pipe = make_pipeline(scaler, model).fit(X, y, sample_weight=weight)
     plain = make_pipeline(StandardScaler(), AutoMetaClassifier(**QUICK)).fit(X, y)
     assert not np.allclose(pipe.predict_proba(X), plain.predict_proba(X))
 

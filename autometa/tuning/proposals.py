@@ -83,7 +83,7 @@ class Proposer:
         """Update the belief with one outcome."""
         if self.belief is None or proposal.index is None:
             return
-        if not evaluation.ok:
+        if not (evaluation.ok and np.isfinite(evaluation.score(metric))):
             self.belief = self.belief.observe_failure(proposal.index)
             return
         error = evaluation.standard_error(metric)
