@@ -73,9 +73,13 @@ def _read_forest(files: Files, trusted: Sequence[str]) -> FrozenForest:
     return FrozenForest.from_state(from_files(files))
 
 
-def _write_boosted(model: Any, trusted: Sequence[str]) -> Files:
-    content = {"txt": model.text.encode()} if isinstance(model, FrozenLightGBM) else {"ubj": model.raw}
-    return {**content, **to_files({"classes": getattr(model, "classes_", None)})}
+def _write_lightgbm(model: FrozenLightGBM, trusted: Sequence[str]) -> Files:
+    check_model_text(model.text)  # what could not be loaded again is not saved
+    return {"txt": model.text.encode(), **to_files({"classes": getattr(model, "classes_", None)})}
+
+
+def _write_xgboost(model: FrozenXGBoost, trusted: Sequence[str]) -> Files:
+    return {"ubj": model.raw, **to_files({"classes": getattr(model, "classes_", None)})}
 
 
 def _read_lightgbm(files: Files, trusted: Sequence[str]) -> FrozenLightGBM:
@@ -167,8 +171,8 @@ def _one_of(name: Any, listed: Mapping[str, str] | Sequence[str]) -> str:
 
 CODECS = (
     Codec("forest", lambda m: isinstance(m, FrozenForest), lambda m, _: to_files(m.to_state()), _read_forest),
-    Codec("lightgbm", lambda m: isinstance(m, FrozenLightGBM), _write_boosted, _read_lightgbm),
-    Codec("xgboost", lambda m: isinstance(m, FrozenXGBoost), _write_boosted, _read_xgboost),
+    Codec("lightgbm", lambda m: isinstance(m, FrozenLightGBM), _write_lightgbm, _read_lightgbm),
+    Codec("xgboost", lambda m: isinstance(m, FrozenXGBoost), _write_xgboost, _read_xgboost),
     Codec("catboost", lambda m: _is_exactly(m, _ESTIMATOR_HOME, _CATBOOST), _write_catboost, _read_catboost),
     Codec("net", lambda m: _is_exactly(m, _NET_HOME, _NETS), _write_net, _read_net),
     Codec("plain", lambda m: _is_from(m, _PLAIN), _write_plain, _read_plain),

@@ -57,9 +57,11 @@ def collect(study: Study, target: str | Path) -> dict[str, Any]:
     cells = _cells(study)
     if cells.empty:
         raise ValueError(f"The study {study.name!r} has no finished cell yet. Run it first.")
+    features = _meta_features(study)
+    if len(features):  # a dataset whose first chunk is still running has none yet
+        cells = cells[cells["dataset"].isin(features["dataset"])]
     evaluations = _long(cells, study.measure.time_limit)
     measured = set(cells["dataset"])
-    features = _meta_features(study)
     datasets = pd.DataFrame([asdict(entry) for entry in study.collection if entry.name in measured])
     datasets["task"] = datasets["task"].astype(str)
     card = _card(study, cells, features)

@@ -54,6 +54,10 @@ def _plain(value: Any) -> Any:
     return json.dumps([_plain(v) for v in value]) if isinstance(value, list | tuple) else str(value)
 
 
+UNIT_FEATURES = {"rmse": "constant_log_rmse", "mae": "constant_log_rmse"}
+"""Metrics in the units of the target -> meta-feature with the decimal logarithm of the best constant's RMSE."""
+
+
 @dataclass(frozen=True, eq=False)
 class MetaDataset:
     """Evaluations of candidates on many datasets, with the meta-features of each dataset.
@@ -130,20 +134,37 @@ class MetaDataset:
         rows = self.evaluations[["key", "family", "config"]].drop_duplicates("key")
         return {key: Candidate(family, json.loads(config)) for key, family, config in rows.itertuples(index=False)}
 
-    def score_table(self, metric: str | None = None) -> pd.DataFrame:
-        """Raw scores of one metric, shape (n_datasets, n_candidates), NaN where nothing was measured.
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """Metrics in the units of the target, and the meta-feature that holds the decimal logarithm of that unit."""
+        known = {m: f for m, f in UNIT_FEATURES.items() if m in self.metrics and f in self.meta_features.columns}
+        return {m: f for m, f in known.items() if self.meta_features.loc[self._rows(m), f].notna().all()}
 
-        Rows are the datasets that have this metric; columns are canonical keys.
+    def _rows(self, metric: str) -> list[str]:
+        return list(self.evaluations.loc[self.evaluations["metric"] == metric, "dataset"].unique())
+
+    def score_table(self, metric: str | None = None) -> pd.DataFrame:
+        """Scores of one metric, shape (n_datasets, n_candidates), NaN where nothing was measured.
+
+        Rows are the datasets that have this metric; columns are canonical keys. Scores are raw, except that metrics of
+        :attr:`units` are divided by the unit of their dataset.
         """
         metric = metric or self.metrics[0]
         if metric not in self.metrics:
             raise ValueError(f"The metric must be one of {', '.join(self.metrics)}. Got {metric!r} instead.")
-        return self._pivot(self.evaluations[self.evaluations["metric"] == metric], "score")
+        return self._in_units(self._pivot(self.evaluations[self.evaluations["metric"] == metric], "score"), metric)
 
     def standard_error_table(self, metric: str | None = None) -> pd.DataFrame:
         """Standard errors of :meth:`score_table`, NaN where unknown."""
-        part = self.evaluations[self.evaluations["metric"] == (metric or self.metrics[0])]
-        return self._pivot(part, "standard_error")
+        metric = metric or self.metrics[0]
+        part = self.evaluations[self.evaluations["metric"] == metric]
+        return self._in_units(self._pivot(part, "standard_error"), metric)
+
+    def _in_units(self, table: pd.DataFrame, metric: str) -> pd.DataFrame:
+        if metric not in self.units:
+            return table
+        unit = 10.0 ** self.meta_features.loc[table.index, self.units[metric]].astype(float)
+        return table.div(unit, axis=0)
 
     def seconds_table(self) -> pd.DataFrame:
         """Seconds of each candidate on each dataset, shape (n_datasets, n_candidates), NaN where unknown."""

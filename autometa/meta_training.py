@@ -250,6 +250,7 @@ def _card(meta_dataset: MetaDataset, options: TrainingOptions, seed: int) -> dic
     return {
         "trained_on": list(meta_dataset.datasets),
         "groups": {str(d): str(g) for d, g in meta_dataset.groups.items()},
+        "units": meta_dataset.units,
         "n_evaluations": len(meta_dataset.evaluations),
         "seed": seed,
         "options": asdict(options),

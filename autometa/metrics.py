@@ -6,6 +6,7 @@ regression. ``score`` turns losses round, so the score of log loss, RMSE and MAE
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
@@ -35,12 +36,16 @@ class Metric:
         ``function(y, prediction, sample_weight) -> float`` in the metric's own sign.
     greater_is_better : bool
         False for losses; their score is the negative.
+    worst, best : float, default=-inf, inf
+        Range of the score, where it has one.
     """
 
     name: str
     tasks: frozenset[TaskType]
     function: Callable[[NDArray[Any], NDArray[Any], NDArray[Any] | None], float]
     greater_is_better: bool = True
+    worst: float = -math.inf
+    best: float = math.inf
 
     def score(self, y: NDArray[Any], prediction: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> float:
         """Higher is better; NaN where the metric is not defined (ROC AUC of a single class, say)."""
@@ -123,14 +128,14 @@ def _r2(y: NDArray[Any], p: NDArray[Any], w: NDArray[Any] | None) -> float:
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("roc_auc", _CLASSIFICATION, _roc_auc),
-        Metric("log_loss", _CLASSIFICATION, _log_loss, greater_is_better=False),
-        Metric("accuracy", _CLASSIFICATION, _accuracy),
-        Metric("balanced_accuracy", _CLASSIFICATION, _balanced_accuracy),
-        Metric("f1", _CLASSIFICATION, _f1),
-        Metric("rmse", _REGRESSION, _rmse, greater_is_better=False),
-        Metric("mae", _REGRESSION, _mae, greater_is_better=False),
-        Metric("r2", _REGRESSION, _r2),
+        Metric("roc_auc", _CLASSIFICATION, _roc_auc, worst=0.0, best=1.0),
+        Metric("log_loss", _CLASSIFICATION, _log_loss, greater_is_better=False, best=0.0),
+        Metric("accuracy", _CLASSIFICATION, _accuracy, worst=0.0, best=1.0),
+        Metric("balanced_accuracy", _CLASSIFICATION, _balanced_accuracy, worst=0.0, best=1.0),
+        Metric("f1", _CLASSIFICATION, _f1, worst=0.0, best=1.0),
+        Metric("rmse", _REGRESSION, _rmse, greater_is_better=False, best=0.0),
+        Metric("mae", _REGRESSION, _mae, greater_is_better=False, best=0.0),
+        Metric("r2", _REGRESSION, _r2, best=1.0),
     )
 }
 """The built-in metrics by name."""

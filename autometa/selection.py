@@ -223,11 +223,12 @@ def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selecti
     order = np.argsort(-belief.mean, kind="stable")
     met = [met[i] for i in order]
     belief = model.belief(series, met, metric=metric)
-    low, high = belief.interval(0.8)
+    worst, top = selection.metric.worst, selection.metric.best
+    mean, low, high = (np.clip(v, worst, top) for v in (belief.mean, *belief.interval(0.8)))
     growth = max(1.0, dataset.n_rows / CORPUS_ROWS)
     forecasts = [
         Forecast(float(m), float(a), float(b), float(s) * growth, "belief")
-        for m, a, b, s in zip(belief.mean, low, high, belief.seconds, strict=True)
+        for m, a, b, s in zip(mean, low, high, belief.seconds, strict=True)
     ]
     same_scale = metric == selection.metric.name
     ranked = [c.with_forecast(f if same_scale else None) for c, f in zip(met, forecasts, strict=True)]

@@ -560,6 +560,18 @@ def test_a_lightgbm_text_that_is_no_forest_is_refused_before_it_is_parsed(lightg
         pass
 
 
+@pytest.mark.parametrize("target", ["constant", "one split", "many columns"])
+def test_the_text_of_every_sound_lightgbm_model_passes(target):
+    from lightgbm import LGBMRegressor
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 40 if target == "many columns" else 2)).astype(np.float32)
+    X[:, 0] = rng.integers(0, 70, 80)
+    y = np.ones(80) if target == "constant" else (X[:, 1] > 0) * 1.0
+    options = {"min_child_samples": 30 if target == "one split" else 2, "categorical_feature": [0], "verbose": -1}
+    check_model_text(LGBMRegressor(n_estimators=5, **options).fit(X, y).booster_.model_to_string())
+
+
 @pytest.fixture(scope="module")
 def lightgbm_text() -> str:
     text = str(predictor_of("lightgbm", "multiclass", {"n_estimators": 30}).members[0].models[0].text)

@@ -95,6 +95,8 @@ class ScalePrior:
         For scores without a natural unit (errors in the units of a target): the first observed score sets the unit.
     log_size : float
         Relative: expected logarithm of the size of the offset.
+    unit : float
+        Not relative: offset and scale are given in multiples of it.
     """
 
     offset: float
@@ -104,13 +106,14 @@ class ScalePrior:
     log_scale_std: float
     relative: bool = False
     log_size: float = 0.0
+    unit: float = 1.0
 
     def grid(self, first: float | None, n_scales: int) -> tuple[Floats, Floats, Floats, float]:
         """Scales (B,), their log-weights (B,), the expected offset for each (B,) and its standard deviation."""
         nodes = np.linspace(-2.5, 2.5, n_scales) if self.log_scale_std > 0 and n_scales > 1 else np.zeros(1)
         log_scales = self.log_scale + self.log_scale_std * nodes
         offsets = self.offset + self.slope * self.log_scale_std * nodes
-        unit = 1.0
+        unit = self.unit
         if self.relative:
             unit = math.exp(self.log_size) if first is None or first == 0 else abs(first)
             # A score is its own best guess of the offset: offsets are many scales away from zero.

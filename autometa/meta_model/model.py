@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +148,8 @@ class MetaModel(nn.Module):
 
     @property
     def trained_on(self) -> frozenset[str]:
-        """Names (fingerprints) of the training datasets."""
-        return frozenset(self.card.get("trained_on", ()))
+        """Names and, where the corpus told them, content fingerprints of the training datasets."""
+        return frozenset(self.card.get("trained_on", ())) | frozenset(self.card.get("fingerprints", ()))
 
     def forward(self, meta_features: pd.DataFrame | pd.Series | Mapping[str, Any]) -> list[Tensor]:
         """Shared outputs of each learner, each of shape (N, R)."""
@@ -194,9 +196,8 @@ class MetaModel(nn.Module):
             errors = head.residuals.cpu().numpy().astype(np.float32)
             errors = errors - errors.mean(axis=0)
             shifts = _spread_over(errors, head, view, len(self.pool)) * np.sqrt(1 - bandwidth**2)
-        prior = Prior(
-            mean, _scaled(covariance, bandwidth), head.scale_prior(x), shifts=shifts, noise=head.settings["noise"],
-        )  # fmt: skip
+        scale = replace(head.scale_prior(x), unit=self._unit(metric, meta_features))
+        prior = Prior(mean, _scaled(covariance, bandwidth), scale, shifts=shifts, noise=head.settings["noise"])
         timed = self.seconds_head
         if timed is None:
             return Belief(prior)
@@ -204,6 +205,12 @@ class MetaModel(nn.Module):
             view = self._view(timed, candidates)
         mean, covariance = self._joint(timed, outputs, view)
         return Belief(prior, SecondsPrior(mean, covariance, timed.settings["speed_std"], timed.settings["noise"]))
+
+    def _unit(self, metric: str, meta_features: pd.Series | Mapping[str, Any]) -> float:
+        """Size of one unit of the dataset's scores; 1 for metrics without a unit, or where it is not known."""
+        name = self.card.get("units", {}).get(metric)
+        log_unit = float(meta_features.get(name, 0.0)) if name else 0.0
+        return 10.0**log_unit if math.isfinite(log_unit) else 1.0
 
     def neighbours(self, meta_features: pd.Series | Mapping[str, Any], n: int = 5) -> list[tuple[str, float]]:
         """The training datasets that the trees find most alike, with their weights, largest first."""
