@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from autometa.family import ModelFamily
     from autometa.meta_model import MetaModel
 
-_MAX_ENSEMBLED = 25
+_MAX_ENSEMBLED = 12
 _GRACE_SECONDS = 0.5
 
 

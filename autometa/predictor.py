@@ -220,9 +220,7 @@ class Predictor:
         return raw if self.classes is None else np.asarray(self.classes[raw.argmax(axis=1)])
 
     def _calibrate(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        if self.temperature == 1.0:
-            return probabilities
-        powered = np.power(probabilities, 1.0 / self.temperature)
+        powered = probabilities if self.temperature == 1.0 else np.power(probabilities, 1.0 / self.temperature)
         total = powered.sum(axis=1, keepdims=True)
         return np.where(total > 0, powered / np.where(total > 0, total, 1.0), probabilities)
 

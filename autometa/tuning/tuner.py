@@ -105,7 +105,7 @@ class _Search:
             return 0.05 * self.budget.seconds
         best = max(good, key=lambda e: e.score(self.metric.name))
         share = self.evaluator.dataset.n_rows / max(1, best.n_train_rows)
-        return _REFIT_MARGIN * float(np.mean(best.fit_seconds)) * share + 0.02 * self.budget.seconds
+        return _REFIT_MARGIN * float(np.mean(best.fit_seconds)) * share + 0.03 * self.budget.seconds + 0.2
 
     def _finish(self, future: Future[Evaluation]) -> None:
         proposal, started = self.running.pop(future)

@@ -3,8 +3,9 @@
 Usage: python experiments/meta_model/own_corpus.py [--corpus FOLDER] [--folds 5] [--seeds 1] [--report FILE]
 
 Every selector chooses on one half of the validation splits of a cell and is scored on the other half, the oracle
-likewise. A score is normalised per dataset: 0 is the median candidate, 1 the candidate that the choosing half calls
-best. Datasets on which that spread is below two standard errors are counted apart as flat.
+likewise; then the halves change places. A score is normalised per dataset by the spread from the median to the best
+candidate over all splits, so that 0 is the median candidate; the oracle stays below 1 because it chooses on one half
+too. Datasets on which that spread is below two standard errors are counted apart as flat.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 
 from autometa.data import TaskType
 from autometa.family import Candidate
-from autometa.meta_dataset import MetaDataset
+from autometa.meta_dataset import MetaDataset, candidate_key
 from autometa.meta_model import MetaModel
 from autometa.meta_training import train_meta_model
 from autometa.metrics import task_metrics
@@ -42,6 +43,7 @@ class World:
     choose: pd.DataFrame
     score: pd.DataFrame
     error: pd.DataFrame
+    spread: pd.Series
     seconds: pd.DataFrame
     candidates: list[Candidate]
 
@@ -58,16 +60,16 @@ class Outcome:
     facts: dict[str, float] = field(default_factory=dict)
 
 
-def load_worlds(folder: Path) -> tuple[MetaDataset, list[World]]:
-    """The corpus as training data, with scores of the choosing half, and the table of each task."""
+def load_worlds(folder: Path, half: int) -> tuple[MetaDataset, list[World]]:
+    """The corpus as training data, with scores of the choosing half (0 or 1), and the table of each task."""
     cells = pd.read_parquet(folder / "evaluations.parquet")
     for column in ("dataset", "group", "task", "family", "config", "config_id", "metric", "status"):
         cells[column] = cells[column].astype(str)
     known = cells["scores"].map(lambda values: values is not None and len(values) > 1)
     cells = cells[known & (cells["status"] == "ok")].copy()
     values = cells["scores"].map(lambda v: np.asarray(v, dtype=float))
-    cells["choose"] = values.map(lambda v: float(np.nanmean(v[0::2])))
-    cells["held"] = values.map(lambda v: float(np.nanmean(v[1::2])))
+    cells["choose"] = values.map(lambda v: float(np.nanmean(v[half::2])))
+    cells["held"] = values.map(lambda v: float(np.nanmean(v[1 - half :: 2])))
     cells["error"] = values.map(lambda v: float(np.nanstd(v, ddof=1) / np.sqrt(len(v) / 2)))
     training = cells.assign(score=cells["choose"], standard_error=cells["error"])
     meta_features = pd.read_parquet(folder / "meta_features.parquet")
@@ -81,20 +83,19 @@ def load_worlds(folder: Path) -> tuple[MetaDataset, list[World]]:
         first = part.drop_duplicates("config_id").set_index("config_id")
         tables = {
             v: part.pivot_table(index="dataset", columns="config_id", values=v, observed=True)
-            for v in ("choose", "held", "error", "seconds")
+            for v in ("choose", "held", "error", "seconds", "score")
         }
         ids = list(tables["choose"].columns)
         candidates = [Candidate(first.loc[i, "family"], json.loads(first.loc[i, "config"])) for i in ids]
-        worlds.append(World(str(task), metric, tables["choose"], tables["held"], tables["error"],
+        spread = tables["score"].max(axis=1) - tables["score"].median(axis=1)
+        worlds.append(World(str(task), metric, tables["choose"], tables["held"], tables["error"], spread,
                             tables["seconds"], candidates))  # fmt: skip
     return meta, worlds
 
 
-def normalised(choose: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Scoring-half scores on the scale 0 = median candidate, 1 = the one that the choosing half calls best."""
-    middle, best = np.nanmedian(held), held[int(np.nanargmax(choose))]
-    spread = max(best - middle, 0.25 * (np.nanmax(held) - middle), 1e-9)
-    return np.clip((held - middle) / spread, -1.0, None)
+def normalised(held: np.ndarray, spread: float) -> np.ndarray:
+    """Scoring-half scores on the scale 0 = median candidate, 1 = best candidate over all splits."""
+    return np.clip((held - np.nanmedian(held)) / max(spread, 1e-9), -1.0, None)
 
 
 def greedy_portfolio(table: np.ndarray, length: int) -> list[int]:
@@ -139,22 +140,27 @@ def curve(order: list[int], choose: np.ndarray, value: np.ndarray) -> list[float
     return out
 
 
-def forecasts(model: MetaModel, features: pd.Series, world: World, name: str, train: np.ndarray) -> dict[str, float]:
+def forecasts(
+    model: MetaModel, features: pd.Series, world: World, name: str, train: MetaDataset, table: np.ndarray
+) -> dict[str, float]:
     """Coverage of score intervals, error of the score forecast, accuracy of forecast seconds, rank of families."""
     belief = model.belief(features, world.candidates, metric=world.metric)
     raw, held = world.choose.loc[name].to_numpy(), world.score.loc[name].to_numpy()
     seconds, known = world.seconds.loc[name].to_numpy(), np.isfinite(raw)
     low, high = belief.interval(LEVEL)
+    unit = 10.0 ** features["constant_log_rmse"] if world.task == "regression" else 1.0
     ratio = np.abs(np.log(np.maximum(belief.seconds, 1e-6) / np.maximum(seconds, 1e-6)))[known]
     family = np.array([c.family for c in world.candidates])
     best_family = family[int(np.nanargmax(raw))]
     by_belief = list(dict.fromkeys(family[np.argsort(-belief.mean)]))
-    filled = np.where(np.isfinite(train), train, np.nan)
-    means = pd.Series(np.nanmean(filled, axis=0)).groupby(family).max().sort_values(ascending=False)
+    scores = train.score_table(world.metric).mean(axis=0)  # in units of the constant predictor for regression
+    average = unit * np.array([scores.get(candidate_key(c.family, c.config), np.nan) for c in world.candidates])
+    means = pd.Series(np.nanmean(table, axis=0)).groupby(family).max().sort_values(ascending=False)
     return {
         "coverage": float(np.mean((raw >= low)[known] & (raw <= high)[known])),
-        "absolute_error": float(np.mean(np.abs(belief.mean - raw)[known])),
-        "sampling_error": float(np.mean(np.abs(held - raw)[known])),
+        "absolute_error": float(np.mean(np.abs(belief.mean - raw)[known])) / unit,
+        "absolute_error_of_mean": float(np.mean(np.abs(average - raw)[known])) / unit,
+        "sampling_error": float(np.mean(np.abs(held - raw)[known])) / unit,
         "seconds_within_2": float(np.mean(ratio <= np.log(2.0))),
         "family_top3": float(best_family in by_belief[:3]),
         "family_top3_fixed": float(best_family in list(means.index[:3])),
@@ -173,18 +179,19 @@ def run(meta: MetaDataset, worlds: list[World], n_folds: int, seed: int, ablate:
             for name in (d for d in test.datasets if d in world.choose.index):
                 raw, held = world.choose.loc[name].to_numpy(), world.score.loc[name].to_numpy()
                 error, features = world.error.loc[name].to_numpy(), meta.meta_features.loc[name]
-                value = normalised(raw, held)
-                spread = np.nanmax(raw) - np.nanmedian(raw)
+                spread = float(world.spread[name])
+                value = normalised(held, spread)
                 curves = {
                     "portfolio": curve(portfolio, raw, value),
                     "belief": curve(believed(model, features, world, raw, error), raw, value),
+                    "oracle": [float(value[int(np.nanargmax(raw))])] * max(KS),
                     "single": [float(value[single]) if np.isfinite(value[single]) else -1.0] * max(KS),
                 }
                 if plain is not None:
                     order = believed(plain, blind_features(features), world, raw, error)
                     curves["belief, no meta-features"] = curve(order, raw, value)
-                facts = forecasts(model, features, world, name, table)
-                flat = bool(spread < 2 * np.nanmedian(error))
+                facts = forecasts(model, features, world, name, train, table)
+                flat = bool(spread < 2 * np.nanmedian(error) / np.sqrt(2))
                 outcomes.append(Outcome(name, str(meta.groups[name]), world.task, flat, curves, facts))
     return outcomes
 
@@ -221,12 +228,12 @@ def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
         for method, values in curves.items():
             block["score"][method] = {f"@{k}": interval(values[:, k - 1], groups) for k in KS}
             block["score"][method]["mean"] = interval(values.mean(axis=1), groups)
-            if method != "portfolio":
+            if method not in {"portfolio", "oracle"}:
                 gain = values - curves["portfolio"]
                 block["gain"][method] = {f"@{k}": interval(gain[:, k - 1], groups) for k in KS}
                 block["gain"][method]["mean"] = interval(gain.mean(axis=1), groups)
-        first, single = curves["belief"][:, 0], curves["single"][:, 0]
-        block["gap_closed_before_any_trial"] = float((first.mean() - single.mean()) / max(1e-9, 1 - single.mean()))
+        first, single, oracle = (curves[m][:, 0].mean() for m in ("belief", "single", "oracle"))
+        block["gap_closed_before_any_trial"] = float((first - single) / max(1e-9, oracle - single))
         everyone = np.array([o.group for o in part])
         for fact in part[0].facts:
             block[fact] = interval(np.array([o.facts[fact] for o in part]), everyone)
@@ -245,8 +252,11 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=HERE / "own_corpus.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    meta, worlds = load_worlds(arguments.corpus)
-    outcomes = [o for s in range(arguments.seeds) for o in run(meta, worlds, arguments.folds, s, arguments.ablate)]
+    outcomes = []
+    for half in (0, 1):
+        meta, worlds = load_worlds(arguments.corpus, half)
+        for seed in range(arguments.seeds):
+            outcomes += run(meta, worlds, arguments.folds, seed, arguments.ablate)
     report = {"folds": arguments.folds, "seeds": arguments.seeds, "tasks": summarise(outcomes)}
     arguments.report.write_text(json.dumps(report, indent=1) + "\n")
     for task, block in report["tasks"].items():
@@ -257,7 +267,8 @@ def main() -> None:
             text = "  ".join(f"{k} {v[0]:+.3f} [{v[1]:+.3f}, {v[2]:+.3f}]" for k, v in row.items())
             print(f"  {method} - portfolio: {text}")
         print(f"  gap single to oracle closed before any trial: {block['gap_closed_before_any_trial']:+.0%}")
-        for fact in ("coverage", "absolute_error", "sampling_error", "seconds_within_2", "family_top3_gain"):
+        for fact in ("coverage", "absolute_error", "absolute_error_of_mean", "sampling_error", "seconds_within_2",
+                     "family_top3_gain"):  # fmt: skip
             print(f"  {fact}: {block[fact][0]:.3f} [{block[fact][1]:.3f}, {block[fact][2]:.3f}]")
 
 
