@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
@@ -27,6 +28,8 @@ from autometa.preprocessing import TableEncoder, n_leading_categories
 if TYPE_CHECKING:
     from autometa.meta_model import Belief, MetaModel
 
+Floats = NDArray[np.float64]
+_Z_80 = 1.2816
 CORPUS_ROWS = 2_000
 """Rows at which the corpus was capped; forecast seconds grow in proportion beyond it."""
 
@@ -223,8 +226,7 @@ def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selecti
     order = np.argsort(-belief.mean, kind="stable")
     met = [met[i] for i in order]
     belief = model.belief(series, met, metric=metric)
-    worst, top = selection.metric.worst, selection.metric.best
-    mean, low, high = (np.clip(v, worst, top) for v in (belief.mean, *belief.interval(0.8)))
+    mean, low, high = _within_range(belief.mean, belief.std, selection.metric)
     growth = max(1.0, dataset.n_rows / CORPUS_ROWS)
     forecasts = [
         Forecast(float(m), float(a), float(b), float(s) * growth, "belief")
@@ -242,6 +244,16 @@ def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selecti
     )  # fmt: skip
 
 
+def _within_range(mean: Floats, std: Floats, metric: Metric) -> tuple[Floats, Floats, Floats]:
+    """Mean and 80 % interval of Gaussian forecasts, given that a score lies in the range of its metric."""
+    from scipy.stats import truncnorm
+
+    if np.isinf(metric.worst) and np.isinf(metric.best):
+        return mean, mean - _Z_80 * std, mean + _Z_80 * std
+    forecast = truncnorm((metric.worst - mean) / std, (metric.best - mean) / std, loc=mean, scale=std)
+    return np.asarray(forecast.mean()), np.asarray(forecast.ppf(0.1)), np.asarray(forecast.ppf(0.9))
+
+
 def _stand_in(dataset: Dataset, model: MetaModel) -> str:
     """The known metric to rank by when the asked one was never measured."""
     default = resolve_metric(None, dataset.task).name
@@ -254,7 +266,8 @@ def _family_pool(family: ModelFamily, model: MetaModel | None) -> list[Candidate
     if model is None:
         return [default]
     configs = [config for name, config in model.pool.candidates if name == family.name]
-    seen = [Candidate(family.name, config) for config in configs if _is_valid(family, config)]
+    valid = [config for config in configs if _is_valid(family, config)]
+    seen = [Candidate(family.name, {name: config[name] for name in family.search_space}) for config in valid]
     return list(dict.fromkeys([default, *seen])) if seen else [default]
 
 
