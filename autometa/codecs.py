@@ -18,7 +18,7 @@ import numpy as np
 
 from autometa.exceptions import ArtefactError
 from autometa.frozen_models import FrozenForest, FrozenLightGBM, FrozenXGBoost
-from autometa.lightgbm_text import check_model_text
+from autometa.model_texts import check_lightgbm, check_xgboost
 from autometa.skops_codec import read_skops, write_skops
 from autometa.states import from_files, to_files
 
@@ -74,22 +74,25 @@ def _read_forest(files: Files, trusted: Sequence[str]) -> FrozenForest:
 
 
 def _write_lightgbm(model: FrozenLightGBM, trusted: Sequence[str]) -> Files:
-    check_model_text(model.text)  # what could not be loaded again is not saved
+    check_lightgbm(model.text)  # what could not be loaded again is not saved
     return {"txt": model.text.encode(), **to_files({"classes": getattr(model, "classes_", None)})}
 
 
 def _write_xgboost(model: FrozenXGBoost, trusted: Sequence[str]) -> Files:
-    return {"ubj": model.raw, **to_files({"classes": getattr(model, "classes_", None)})}
+    check_xgboost(model.text)
+    return {"xgboost": model.text.encode(), **to_files({"classes": getattr(model, "classes_", None)})}
 
 
 def _read_lightgbm(files: Files, trusted: Sequence[str]) -> FrozenLightGBM:
     text = files["txt"].decode()
-    check_model_text(text)
+    check_lightgbm(text)
     return FrozenLightGBM(text, from_files(files)["classes"])
 
 
 def _read_xgboost(files: Files, trusted: Sequence[str]) -> FrozenXGBoost:
-    return FrozenXGBoost(files["ubj"], from_files(files)["classes"])
+    text = files["xgboost"].decode()
+    check_xgboost(text)
+    return FrozenXGBoost(text, from_files(files)["classes"])
 
 
 def _write_catboost(model: Any, trusted: Sequence[str]) -> Files:

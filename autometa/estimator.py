@@ -100,6 +100,7 @@ class _AutoMeta(BaseEstimator):
         selection = select(
             dataset, metric=metric, families=self.families, meta_model=self.meta_model, random_state=seed
         )  # fmt: skip
+        refitters = shared_workers(1, purpose="refit")  # warm by the time that the search ends
         with Evaluator(
             dataset, families=selection.families, splits=self.cv, metrics=_metrics(metric, dataset.task),
             workers=workers, memory_limit_mb=self.memory_limit_mb, seed=seed,
@@ -110,7 +111,7 @@ class _AutoMeta(BaseEstimator):
                     belief=selection.belief, seconds_factor=max(1.0, dataset.n_rows / CORPUS_ROWS),
                     n_jobs=workers.n_workers, random_state=seed, on_trial=on_trial,
                 )  # fmt: skip
-            members, ledger = _final_members(result, evaluator, workers, metric, budget, self.ensemble)
+            members, ledger = _final_members(result, evaluator, refitters, metric, budget, self.ensemble)
         self._keep(dataset, selection, result, ledger, members, evaluator, metric)
         return self
 

@@ -27,8 +27,8 @@ def freeze(model: Any) -> Any:
     if home.startswith("lightgbm.") and name in {"LGBMClassifier", "LGBMRegressor"}:
         return FrozenLightGBM(model.booster_.model_to_string(), getattr(model, "classes_", None))
     if home.startswith("xgboost.") and name in {"XGBClassifier", "XGBRegressor"}:
-        raw = bytes(model.get_booster().save_raw("ubj"))
-        return FrozenXGBoost(raw, model.classes_ if name == "XGBClassifier" else None)
+        text = bytes(model.get_booster().save_raw("json")).decode()
+        return FrozenXGBoost(text, model.classes_ if name == "XGBClassifier" else None)
     return model
 
 
@@ -211,22 +211,22 @@ class FrozenLightGBM:
 
 
 class FrozenXGBoost:
-    """An XGBoost model as UBJSON, a binary form of JSON.
+    """An XGBoost model as its own JSON.
 
     Parameters
     ----------
-    raw : bytes
-        From ``Booster.save_raw("ubj")``.
+    text : str
+        From ``Booster.save_raw("json")``.
     classes : ndarray or None
         ``None`` for regression.
     """
 
-    def __init__(self, raw: bytes, classes: NDArray[Any] | None) -> None:
+    def __init__(self, text: str, classes: NDArray[Any] | None) -> None:
         from xgboost import Booster
 
-        self.raw = raw
+        self.text = text
         self.booster = Booster()
-        self.booster.load_model(bytearray(raw))
+        self.booster.load_model(bytearray(text.encode()))
         self._n_threads = -1
         if classes is not None:
             self.classes_ = np.asarray(classes)

@@ -258,13 +258,16 @@ class WorkerPool:
         return self._pool
 
 
-def shared_workers(n_workers: int = 1) -> WorkerPool:
-    """The process-wide pool of this size, started on the first call and closed when the interpreter ends."""
+def shared_workers(n_workers: int = 1, *, purpose: str = "trials") -> WorkerPool:
+    """The process-wide pool of this size and purpose, started on the first call and closed when the interpreter ends.
+
+    A second purpose keeps a warm worker at hand while those of the first are busy or being replaced.
+    """
     with _SHARED_LOCK:
-        pool = _shared_pool(n_workers, os.getpid())
+        pool = _shared_pool(n_workers, purpose, os.getpid())
         if pool.closed:
             _shared_pool.cache_clear()
-            pool = _shared_pool(n_workers, os.getpid())
+            pool = _shared_pool(n_workers, purpose, os.getpid())
         return pool
 
 
@@ -272,7 +275,8 @@ _SHARED_LOCK = threading.Lock()
 
 
 @cache
-def _shared_pool(n_workers: int, owner: int) -> WorkerPool:  # by owner: a forked child must not use the parent's
+def _shared_pool(n_workers: int, purpose: str, owner: int) -> WorkerPool:
+    # by owner: a forked child must not use the parent's
     pool = WorkerPool(n_workers)
     atexit.register(lambda: pool.close() if os.getpid() == owner else None)
     return pool

@@ -164,8 +164,8 @@ ERRORS = [
     (lambda: as_dataset(TABLE.assign(y=[np.inf, 1] * 5), target="y", task="binary"), "Class labels must be finite"),
     (lambda: as_dataset(TABLE, target="b", task="regression"), "regression target must be numeric"),
     (lambda: as_dataset(TABLE.set_axis(["a", "a", "y"], axis=1), target="y"), "must be unique. 'a' occur more than"),
-    (lambda: as_dataset(TABLE.iloc[:0], target="y"), "table is empty: it has 0 rows and 2 feature columns"),
-    (lambda: as_dataset(TABLE[["y"]], target="y"), "table is empty: it has 10 rows and 0 feature columns"),
+    (lambda: as_dataset(TABLE.iloc[:0], target="y"), r"table is empty: it has 0 sample\(s\) and 2 feature\(s\)"),
+    (lambda: as_dataset(TABLE[["y"]], target="y"), r"table is empty: it has 10 sample\(s\) and 0 feature\(s\)"),
     (lambda: as_dataset(TABLE.iloc[:2], target="y"), "At least 3 rows with a target are needed. Got 2 rows"),
     (lambda: as_dataset(TABLE, pd.Series([[1], [2]] * 5)), "target must hold numbers or labels. Got list values"),
     (lambda: as_dataset(TABLE, pd.Series([1j, 2.0] * 5)), "Complex data not supported"),
@@ -176,7 +176,7 @@ ERRORS = [
     (lambda: as_dataset(TABLE, target="y", groups=[1, 2]), r"groups must have one value per row \(10\). Got 2"),
     (lambda: as_dataset(TABLE, target="y", groups="farm"), "groups column 'farm' is not in the table"),
     (lambda: as_dataset(TABLE, target="y", sample_weight=-np.ones(10)), "sample_weight must be .* values >= 0"),
-    (lambda: as_dataset(TABLE, target="y", sample_weight=np.zeros(10)), "not all of them 0"),
+    (lambda: as_dataset(TABLE, target="y", sample_weight=np.zeros(10)), "must not be zero for every row"),
     (lambda: as_dataset("no/such/file.csv", target="y"), "There is no file 'no/such/file.csv'"),
 ]
 

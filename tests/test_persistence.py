@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,8 @@ from autometa.data import Dataset
 from autometa.exceptions import ArtefactError
 from autometa.families import default_families
 from autometa.fitting import EncodedData, fit_model
-from autometa.frozen_models import FrozenLightGBM
-from autometa.lightgbm_text import check_model_text
+from autometa.frozen_models import FrozenLightGBM, FrozenXGBoost
+from autometa.model_texts import check_lightgbm, check_xgboost
 from autometa.persistence import FORMAT_VERSION, load, read_manifest, save
 from autometa.predictor import Member, Predictor, make_predictor
 from autometa.preprocessing import encode_dataset
@@ -533,7 +535,7 @@ NUMBERS = st.sampled_from([-(2**31), -999, -1, 0, 1, 3, 40, 999, 2**31 - 1, 10**
 @settings(max_examples=150, deadline=None)
 def test_a_lightgbm_text_that_is_no_forest_is_refused_before_it_is_parsed(lightgbm_text, data):
     """Numbers of the structure replaced: either the walk still ends in a leaf, or the text is refused."""
-    lines = lightgbm_text.split("\n")
+    lines = lightgbm_text().split("\n")
     names = ("left_child", "right_child", "split_feature", "num_leaves", "num_cat", "cat_boundaries", "cat_threshold",
              "decision_type", "leaf_value", "tree_sizes", "max_feature_idx", "num_class", "threshold")  # fmt: skip
     name = data.draw(st.sampled_from(names))
@@ -550,7 +552,7 @@ def test_a_lightgbm_text_that_is_no_forest_is_refused_before_it_is_parsed(lightg
         lines[at] = f"tree_sizes={' '.join(counts)}"
     text = "\n".join(lines)
     try:
-        check_model_text(text)
+        check_lightgbm(text)
     except ArtefactError:
         return
     try:
@@ -569,14 +571,41 @@ def test_the_text_of_every_sound_lightgbm_model_passes(target):
     X[:, 0] = rng.integers(0, 70, 80)
     y = np.ones(80) if target == "constant" else (X[:, 1] > 0) * 1.0
     options = {"min_child_samples": 30 if target == "one split" else 2, "categorical_feature": [0], "verbose": -1}
-    check_model_text(LGBMRegressor(n_estimators=5, **options).fit(X, y).booster_.model_to_string())
+    check_lightgbm(LGBMRegressor(n_estimators=5, **options).fit(X, y).booster_.model_to_string())
 
 
 @pytest.fixture(scope="module")
-def lightgbm_text() -> str:
+def lightgbm_text() -> Callable[[], str]:
     text = str(predictor_of("lightgbm", "multiclass", {"n_estimators": 30}).members[0].models[0].text)
-    check_model_text(text)
-    return text
+    check_lightgbm(text)
+    return lambda: text
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_an_xgboost_text_that_is_no_forest_is_refused_before_it_is_parsed(xgboost_text, data):
+    tree = json.loads(xgboost_text())
+    model = tree["learner"]["gradient_booster"]["model"]
+    one = model["trees"][data.draw(st.integers(0, len(model["trees"]) - 1))]
+    nodes = [one[name] for name in one if isinstance(one[name], list) and one[name]]
+    node = data.draw(st.sampled_from([*nodes, one["tree_param"], model["gbtree_model_param"], model["tree_info"]]))
+    key = data.draw(st.sampled_from(list(node) if isinstance(node, dict) else list(range(len(node)))))
+    node[key] = data.draw(st.sampled_from([-(2**31), -2, -1, 0, 1, 5, 99, 2**31 - 1, 0.5, "3", "x", None]))
+    text = json.dumps(tree)
+    try:
+        check_xgboost(text)
+    except ArtefactError:
+        return
+    with contextlib.suppress(ValueError):  # XGBoostError: its own parser may still refuse, as long as it says so
+        FrozenXGBoost(text, np.arange(3))._outputs(np.full((4, 4), np.nan, dtype=np.float32))
+
+
+@pytest.fixture(scope="module")
+def xgboost_text() -> Callable[[], str]:
+    if not FAMILIES["xgboost"].is_available():
+        pytest.skip("xgboost is not installed")
+    text = str(predictor_of("xgboost", "multiclass", {"n_estimators": 5}).members[0].models[0].text)
+    return lambda: text
 
 
 def test_what_is_no_data_is_not_written():

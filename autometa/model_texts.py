@@ -1,8 +1,10 @@
-"""Whether LightGBM's model text can be handed to LightGBM: its parser and its trees are compiled code that trusts."""
+"""Whether a model's text can be handed to LightGBM or XGBoost, whose compiled code follows it without looking."""
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,11 @@ from autometa.exceptions import ArtefactError
 
 _MAX_CLASSES = 10_000
 _WORD_BITS = 32
+_OBJECTIVES = frozenset({"reg:squarederror", "binary:logistic", "multi:softprob"})
+_CATEGORY_FIELDS = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
+_NODE_INTEGERS = ("left_children", "right_children", "split_indices", "parents", "default_left", "split_type")
+_NODE_NUMBERS = ("base_weights", "loss_changes", "split_conditions", "sum_hessian")
+_NO_PARENT = 2**31 - 1
 _TAIL = re.compile(
     r"end of trees\n\nfeature_importances:\n(?:[^\n=]+=\d+\n)*"
     r"\nparameters:\n(?:\[[^\n]*\]\n)*\nend of parameters\n\npandas_categorical:(?:null|\[\])\n"
@@ -18,7 +25,7 @@ _TAIL = re.compile(
 """What stands behind the trees. LightGBM reads beyond the text where the parameters do not end."""
 
 
-def check_model_text(text: str) -> None:
+def check_lightgbm(text: str) -> None:
     """Raise ArtefactError unless every tree lies where the header says and every walk ends in one of its leaves.
 
     Parameters
@@ -119,3 +126,71 @@ def _integers(text: str) -> NDArray[np.int64]:
 
 def _numbers(text: str) -> NDArray[np.float64]:
     return np.array([float(part) for part in text.split()], dtype=np.float64)
+
+
+def check_xgboost(text: str) -> None:
+    """Raise ArtefactError unless every tree of an XGBoost JSON model is a tree over the columns it declares.
+
+    Parameters
+    ----------
+    text : str
+        From ``Booster.save_raw("json")``. Only what this library's families write is read: plain trees with numerical
+        splits.
+    """
+    try:
+        learner = json.loads(text)["learner"]
+        booster, declared = learner["gradient_booster"], learner["learner_model_param"]
+        n_columns, n_classes = int(declared["num_feature"]), max(1, int(declared["num_class"]))
+        trees, groups = booster["model"]["trees"], booster["model"]["tree_info"]
+        sound = booster["name"] == "gbtree" and int(declared["num_target"]) == 1 and n_columns > 0
+        sound = sound and n_classes <= _MAX_CLASSES and learner["objective"]["name"] in _OBJECTIVES
+        sound = sound and int(learner["objective"].get("softmax_multiclass_param", {}).get("num_class", 0)) in (
+            0,
+            n_classes,
+        )
+        sound = sound and _is_forest(booster["model"], groups, n_classes)
+        sound = sound and len(json.loads(f"[{declared['base_score'].strip('[]')}]")) in (1, n_classes)
+        sound = sound and all(_is_xgboost_tree(tree, i, n_columns) for i, tree in enumerate(trees))
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError, RecursionError) as error:
+        raise ArtefactError(f"The text of an XGBoost model cannot be read: {error!s:.200}") from error
+    if not sound:
+        raise ArtefactError("The text of an XGBoost model does not describe trees: the file is damaged.")
+
+
+def _is_forest(model: dict[str, Any], groups: list[int], n_classes: int) -> bool:
+    """Trees are listed round by round, each with the class it adds to."""
+    n_trees, rounds = len(model["trees"]), model["iteration_indptr"]
+    sizes = model["gbtree_model_param"]
+    sound = int(sizes["num_trees"]) == n_trees == len(groups) and int(sizes["num_parallel_tree"]) == 1
+    sound = sound and all(type(group) is int and 0 <= group < n_classes for group in groups)
+    sound = sound and all(type(place) is int for place in rounds) and rounds == list(range(0, n_trees + 1, n_classes))
+    return sound and not any(model.get("cats", {}).values())
+
+
+def _is_xgboost_tree(tree: dict[str, Any], number: int, n_columns: int) -> bool:
+    declared = {name: int(value) for name, value in tree["tree_param"].items()}
+    n_nodes = declared["num_nodes"]
+    expected = {"num_deleted": 0, "num_feature": n_columns, "num_nodes": n_nodes, "size_leaf_vector": 1}
+    if declared != expected or n_nodes < 1 or tree["id"] != number or any(tree[name] for name in _CATEGORY_FIELDS):
+        return False
+    if any(len(tree[name]) != n_nodes for name in (*_NODE_INTEGERS, *_NODE_NUMBERS)):
+        return False
+    fields = {name: _whole(tree[name]) for name in _NODE_INTEGERS}
+    if any(not isinstance(value, int | float) for name in _NODE_NUMBERS for value in tree[name]):
+        return False
+    left, right, feature = fields["left_children"], fields["right_children"], fields["split_indices"]
+    place, inner = np.arange(n_nodes), left != -1
+    parents = np.full(n_nodes, _NO_PARENT)
+    sound = (inner == (right != -1)).all() and (feature >= 0).all() and (feature < n_columns).all()
+    sound = sound and np.isin(fields["default_left"], (0, 1)).all() and not fields["split_type"].any()
+    for child in (left[inner], right[inner]):
+        sound = sound and (child > place[inner]).all() and (child < n_nodes).all()
+        if sound:
+            parents[child] = place[inner]
+    return bool(sound and (parents == fields["parents"]).all())
+
+
+def _whole(values: list[Any]) -> NDArray[np.int64]:
+    if any(type(value) is not int for value in values):
+        raise ValueError("whole numbers are needed")
+    return np.array(values, dtype=np.int64)
