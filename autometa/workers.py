@@ -7,7 +7,6 @@ standard input. Functions and arguments travel as cloudpickle bytes, tables as f
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import os
@@ -21,6 +20,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,8 @@ _SHARED_LOCK = threading.Lock()
 def _shared_pool(n_workers: int, purpose: str, owner: int) -> WorkerPool:
     # by owner: a forked child must not use the parent's
     pool = WorkerPool(n_workers)
-    atexit.register(lambda: pool.close() if os.getpid() == owner else None)
+    # Not atexit: a worker of joblib ends without it, and would wait for ever for the processes of its pool.
+    Finalize(None, lambda: pool.close() if os.getpid() == owner else None, exitpriority=100)
     return pool
 
 

@@ -26,7 +26,7 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else CORPUS
     card = json.loads((folder / "card.json").read_text())
     rows = pd.read_parquet(folder / "evaluations.parquet")
-    rows = rows.astype({c: str for c in ("dataset", "task", "family", "config_id", "metric", "status", "config")})
+    rows = rows.astype(dict.fromkeys(("dataset", "task", "family", "config_id", "metric", "status", "config"), str))
     print(f"{card['n_datasets']} datasets in {card['n_groups']} groups, {card['n_candidates']} candidates, "
           f"{card['core_hours']} core-hours, {card['from']} to {card['to']}")  # fmt: skip
     main_rows = rows[rows["metric"] == rows["task"].map(DEFAULT)]
