@@ -88,7 +88,8 @@ class LightGBM(ModelFamily):
         model = LGBMClassifier if shape.task.is_classification else LGBMRegressor
         settings = {**config, "min_child_samples": _leaf_cap(config["min_child_samples"], shape)}
         if shape.n_categorical:
-            settings["categorical_feature"] = list(range(shape.n_categorical))
+            # the alias: under its own name LightGBM takes it too, but warns that it does not
+            settings["categorical_column"] = list(range(shape.n_categorical))
         return model(
             **settings, subsample_freq=1, deterministic=True, force_row_wise=True, verbose=-1,
             random_state=random_state, n_jobs=n_threads,
