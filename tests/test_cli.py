@@ -103,6 +103,8 @@ def test_a_duplicate_column_in_a_file_is_refused(tmp_path):
 
 
 def test_help_lists_the_commands():
-    out = subprocess.run([sys.executable, "-m", "autometa.cli", "--help"], capture_output=True, text=True, timeout=120).stdout
+    out = subprocess.run(
+        [sys.executable, "-m", "autometa.cli", "--help"], capture_output=True, text=True, timeout=120
+    ).stdout
     for command in ("select", "fit", "predict", "meta-train"):
         assert command in out
