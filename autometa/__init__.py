@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from autometa.family import ModelFamily as ModelFamily
     from autometa.meta_dataset import MetaDataset as MetaDataset
     from autometa.meta_features import extract as extract
+    from autometa.meta_initializer import MetaInitializer as MetaInitializer
     from autometa.meta_model import MetaModel as MetaModel
     from autometa.meta_training import train_meta_model as train_meta_model
     from autometa.persistence import load as load
     from autometa.persistence import save as save
     from autometa.selection import Selection as Selection
     from autometa.selection import select as select
+    from autometa.tuning import MetaSampler as MetaSampler
 
 __version__ = "0.1.0"
 
@@ -33,7 +35,9 @@ _HOMES = {
     "Candidate": "family",
     "Dataset": "data",
     "MetaDataset": "meta_dataset",
+    "MetaInitializer": "meta_initializer",
     "MetaModel": "meta_model",
+    "MetaSampler": "tuning",
     "ModelFamily": "family",
     "Selection": "selection",
     "TaskType": "data",

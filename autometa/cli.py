@@ -123,6 +123,46 @@ def predict(
             typer.echo(f"{len(answer)} predictions written to {output}")
 
 
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="A model that 'autometa fit' saved.")],
+    host: Annotated[str, typer.Option(help="Address; 0.0.0.0 for all, with AUTOMETA_API_KEY set.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port.")] = 8000,
+    workers: Annotated[int, typer.Option(help="Processes, each with the model in memory.")] = 1,
+    versions: Annotated[
+        Path | None, typer.Option(help="Folder of adapted versions; MODEL.versions if left out.")
+    ] = None,
+    max_rows: Annotated[int, typer.Option(help="Rows of one request.")] = 10_000,
+    max_body_mb: Annotated[float, typer.Option(help="Megabytes of one request.")] = 8.0,
+    timeout: Annotated[float, typer.Option(help="Seconds of one request.")] = 10.0,
+    adapt: Annotated[bool, typer.Option("--adapt/--no-adapt", help="Whether clients may adapt the model.")] = True,
+    log_data: Annotated[bool, typer.Option("--log-data", help="Log bodies; logs hold no data without it.")] = False,
+) -> None:
+    """Put a saved model behind HTTP: /predict, /adapt, /schema, /health, /ready, /metrics, /docs."""
+    with one_line_errors():
+        from autometa.serving.server import serve as run
+        from autometa.serving.settings import ServiceSettings
+
+        settings = ServiceSettings(
+            str(model), None if versions is None else str(versions), max_body_bytes=int(max_body_mb * 1e6),
+            max_rows=max_rows, timeout_seconds=timeout, adaptation=adapt, log_data=log_data,
+        )  # fmt: skip
+        run(settings, host=host, port=port, workers=workers)
+
+
+@app.command()
+def report(
+    model: Annotated[Path, typer.Argument(help="A model that 'autometa fit' saved.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("report.html"),
+) -> None:
+    """Write one HTML page on how a saved model came about: choice, forecasts, trials, data, how to get it again."""
+    with one_line_errors():
+        from autometa.persistence import load
+        from autometa.report import write_report
+
+        typer.echo(f"Report written to {write_report(load(model), output)}")
+
+
 @app.command("meta-train")
 def meta_train(
     corpus: Annotated[Path, typer.Argument(help="Folder with evaluations.parquet and meta_features.parquet.")],
@@ -173,7 +213,7 @@ def _plain(value: Any) -> Any:
 def main() -> None:
     """Entry point; ``experiment`` is imported only when it is asked for."""
     if len(sys.argv) > 1 and sys.argv[1] == "experiment":
-        from autometa.experiment import app as experiment_app
+        from autometa.experiment.commands import app as experiment_app
 
         app.add_typer(experiment_app, name="experiment")
     app()

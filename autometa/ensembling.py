@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ Floats = NDArray[np.float64]
 _SMALL_TABLE = 500
 _SMALL_MEMBERS = 5
 _INNER_FOLDS = 5
+_MAX_ROWS = 10_000
 
 
 def choose_weights(
@@ -24,6 +26,7 @@ def choose_weights(
     sample_weight: NDArray[Any] | None = None,
     max_members: int = 8,
     seed: int = 0,
+    max_seconds: float | None = None,
 ) -> Floats:
     """Weights of the models, best single model or greedy ensemble, whichever generalises.
 
@@ -41,7 +44,9 @@ def choose_weights(
     sample_weight : ndarray of shape (n_rows,) or None
     max_members : int, default=8
     seed : int, default=0
-        Of the inner folds.
+        Of the inner folds, and of the rows where there are more than 10,000.
+    max_seconds : float or None, default=None
+        When they have passed, the best single model is the answer; by default weights do not depend on time.
 
     Returns
     -------
@@ -50,18 +55,26 @@ def choose_weights(
     """
     stacked = np.stack(predictions)  # (n_models, n_rows, ...)
     held_out = np.isfinite(stacked.reshape(len(stacked), len(y), -1)).all(axis=(0, 2))
-    stacked, y = stacked[:, held_out], y[held_out]
-    weight = None if sample_weight is None else sample_weight[held_out]
+    rows = np.flatnonzero(held_out)
+    if len(rows) > _MAX_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _MAX_ROWS, replace=False))
+    stacked, y = stacked[:, rows], y[rows]
+    weight = None if sample_weight is None else sample_weight[rows]
     problem = _Problem(stacked, y, metric, weight)
+    problem.deadline = np.inf if max_seconds is None else time.perf_counter() + max_seconds
     everything = np.arange(len(y))
     single = problem.best_single(everything)
     if len(stacked) < 2 or len(y) < 2 * _INNER_FOLDS:
         return single
     small = len(y) < _SMALL_TABLE
     members = min(max_members, _SMALL_MEMBERS) if small else max_members
-    gains = problem.gains(members, small, seed)
+    try:
+        gains = problem.gains(members, small, seed)
+    except TimeoutError:
+        return single
     error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
     worth_it = len(gains) > 0 and gains.mean() > (error if small else 0.0)
+    problem.deadline = np.inf  # one search more, a fifth of what was already done
     return problem.greedy(everything, members, small) if worth_it else single
 
 
@@ -70,6 +83,7 @@ class _Problem:
 
     def __init__(self, stacked: Floats, y: NDArray[Any], metric: Metric, weight: NDArray[Any] | None) -> None:
         self.stacked, self.y, self.metric, self.weight = stacked, y, metric, weight
+        self.deadline = np.inf
 
     def score(self, prediction: Floats, rows: NDArray[np.intp]) -> float:
         weight = None if self.weight is None else self.weight[rows]
@@ -89,6 +103,8 @@ class _Problem:
         total = np.zeros_like(self.stacked[0, rows])
         best, best_counts, stale = -np.inf, counts.copy(), 0
         for size in range(1, 4 * max_members + 1):
+            if time.perf_counter() > self.deadline:
+                raise TimeoutError
             full = np.count_nonzero(counts) >= max_members
             options = np.flatnonzero(counts > 0) if full else np.arange(len(counts))
             scores = [self.score((total + self.stacked[i, rows]) / size, rows) for i in options]

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d, validate_data
 
 from autometa.data import Dataset, TaskType, as_frame, as_series
-from autometa.ensembling import choose_weights
 from autometa.evaluation import Evaluator
-from autometa.fitting import FittedModel, fit_model
+from autometa.families import resolve_families
+from autometa.finishing import Finisher, Limits
+from autometa.html import fitted_html
 from autometa.metrics import Metric, resolve_metric
-from autometa.predictor import Member, Predictor, make_predictor
+from autometa.opening import FirstModel, first_model, in_background, provisional_selection, terminable, warm_start
+from autometa.predictor import Predictor, make_predictor
 from autometa.progress import progress_line
-from autometa.records import Evaluation, Ledger, LedgerEntry, Status
-from autometa.selection import CORPUS_ROWS, Selection, select
+from autometa.records import Ledger, LedgerEntry, Status
+from autometa.report import run_record, summarise, write_report
+from autometa.selection import Selection, select
 from autometa.tuning import Budget, TuningResult, tune
-from autometa.workers import WorkerError, WorkerPool, shared_workers
+from autometa.workers import free_memory_mb, shared_workers
 
 if TYPE_CHECKING:
     from autometa.family import ModelFamily
     from autometa.meta_model import MetaModel
 
-_MAX_ENSEMBLED = 12
-_GRACE_SECONDS = 0.5
+_REFIT_POOL_SECONDS = 20.0
+_MEMORY_SHARE = 0.8
+_MIN_BAG = 3
+_MIN_TRAIN_SHARE = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What ``refine`` needs to go on where ``fit`` ended."""
+
+    evaluator: Evaluator
+    metric: Metric
+    families: tuple[ModelFamily, ...]
+    selection: Selection
+    first: FirstModel | None
+    result: TuningResult | None = None
 
 
 class _AutoMeta(BaseEstimator):
@@ -48,7 +68,11 @@ class _AutoMeta(BaseEstimator):
         ensemble: bool = True,
         cv: Any = None,
         meta_model: MetaModel | str | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
+        max_predict_ms: float | None = None,
+        max_model_mb: float | None = None,
         memory_limit_mb: float | None = None,
+        budget_unit: str = "seconds",
         n_jobs: int | None = None,
         random_state: Any = None,
         verbose: int = 0,
@@ -60,7 +84,11 @@ class _AutoMeta(BaseEstimator):
         self.ensemble = ensemble
         self.cv = cv
         self.meta_model = meta_model
+        self.class_weight = class_weight
+        self.max_predict_ms = max_predict_ms
+        self.max_model_mb = max_model_mb
         self.memory_limit_mb = memory_limit_mb
+        self.budget_unit = budget_unit
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
@@ -91,29 +119,91 @@ class _AutoMeta(BaseEstimator):
         ValueError
             A parameter is out of range or does not fit the task.
         """
-        budget = Budget(self.time_budget, self.max_trials)
+        budget = Budget.of(self.time_budget, self.max_trials, self.budget_unit)
+        limits = Limits(self.max_predict_ms, self.max_model_mb)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        workers = shared_workers(_n_workers(self.n_jobs))
-        dataset = self._dataset(X, y, sample_weight=sample_weight, groups=groups, time=time)
-        validate_data(self, X if hasattr(X, "columns") else as_frame(X).to_numpy(), skip_check_array=True)
-        metric = resolve_metric(self.metric, dataset.task)
-        selection = select(
-            dataset, metric=metric, families=self.families, meta_model=self.meta_model, random_state=seed
-        )  # fmt: skip
-        refitters = shared_workers(1, purpose="refit")  # warm by the time that the search ends
-        with Evaluator(
-            dataset, families=selection.families, splits=self.cv, metrics=_metrics(metric, dataset.task),
-            workers=workers, memory_limit_mb=self.memory_limit_mb, seed=seed,
-        ) as evaluator:  # fmt: skip
-            with progress_line(budget, metric, enabled=self.verbose > 0) as on_trial:
-                result = tune(
-                    evaluator, selection.candidates, families=selection.families, metric=metric, budget=budget,
-                    belief=selection.belief, seconds_factor=max(1.0, dataset.n_rows / CORPUS_ROWS),
-                    n_jobs=workers.n_workers, random_state=seed, on_trial=on_trial,
-                )  # fmt: skip
-            members, ledger = _final_members(result, evaluator, refitters, metric, budget, self.ensemble)
-        self._keep(dataset, selection, result, ledger, members, evaluator, metric)
+        workers = shared_workers(_n_workers(self.n_jobs))  # they start while this process goes on
+        # The selection's thread and this one change the filters of warnings in turn; here they come back.
+        with terminable(), warnings.catch_warnings():
+            dataset = self._dataset(X, y, sample_weight=sample_weight, groups=groups, time=time)
+            validate_data(self, X if hasattr(X, "columns") else as_frame(X).to_numpy(), skip_check_array=True)
+            metric = resolve_metric(_as_scorer(self.metric), dataset.task)
+            families = _usable_families(self.families, dataset.task)
+            evaluator = Evaluator(
+                dataset, families=families, splits=self.cv, metrics=_metrics(metric, dataset.task), workers=workers,
+                memory_limit_mb=self.memory_limit_mb or _MEMORY_SHARE * free_memory_mb() / workers.n_workers,
+                seed=seed, class_weight=self.class_weight,
+            )  # fmt: skip
+            first = first_model(evaluator, metric, budget)
+            ranking, later = in_background(
+                partial(
+                    select, dataset, metric=metric, families=families, meta_model=self.meta_model, random_state=seed
+                ),
+                dataset.n_rows,
+            )  # fmt: skip
+            self.data_summary_ = summarise(dataset, n_splits=len(evaluator.splits))
+            search = _Search(evaluator, metric, families, provisional_selection(dataset, metric, families), first)
+            self._search(search, budget, limits, ranking=ranking, later=later)
         return self
+
+    def refine(self, seconds: float) -> Self:
+        """Search on for so many seconds where ``fit`` ended, and fit the chosen models again.
+
+        Parameters
+        ----------
+        seconds : float
+            Must be > 0; units of work where ``budget_unit="work"``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            The estimator came out of a file or another process: what the search needs did not travel with it.
+        """
+        check_is_fitted(self, "predictor_")
+        if not hasattr(self, "_state"):
+            raise ValueError("refine must follow a fit in the same process. This estimator was loaded; call fit again.")
+        with terminable(), warnings.catch_warnings():
+            budget = Budget.of(seconds, None, self.budget_unit)
+            self._search(self._state, budget, Limits(self.max_predict_ms, self.max_model_mb))
+        return self
+
+    def _search(
+        self,
+        search: _Search,
+        budget: Budget,
+        limits: Limits,
+        *,
+        ranking: Future[Selection] | None = None,
+        later: Any = None,
+    ) -> None:
+        """Search, finish and keep what comes out."""
+        evaluator, metric, dataset = search.evaluator, search.metric, search.evaluator.dataset
+        n_workers = _n_workers(self.n_jobs)
+        refit = not self.ensemble or _must_refit(evaluator)
+        spare = refit or not budget.counts_time or budget.seconds >= _REFIT_POOL_SECONDS
+        # A second worker is warm by the time that the search ends, and the first one may just have been killed.
+        refitters = shared_workers(1, purpose="refit") if spare else shared_workers(n_workers)
+        with progress_line(budget, metric, enabled=self.verbose > 0) as on_trial:
+            result = tune(
+                evaluator, warm_start(search.selection, dataset.n_rows), families=search.families, metric=metric,
+                budget=budget, n_jobs=n_workers, random_state=evaluator.seed, on_trial=on_trial, later=later,
+                earlier=search.result, refit=refit,
+            )  # fmt: skip
+        if ranking is not None and ranking.done():
+            search = replace(search, selection=ranking.result())
+        finisher = Finisher(evaluator, refitters, metric, budget, self.ensemble, limits, search.first)
+        members, ledger = finisher.members(result)
+        self._state = replace(search, result=result)
+        encoders = {member.matrix: evaluator.encoder(member.matrix) for member in members}
+        self.predictor_ = make_predictor(dataset, members, encoders=encoders)
+        self._keep(search.selection, result, _with_first(ledger, search.first), metric)
+
+    def __getstate__(self) -> Any:
+        return {name: value for name, value in super().__getstate__().items() if name != "_state"}
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Labels or values of shape (n_rows,).
@@ -144,16 +234,7 @@ class _AutoMeta(BaseEstimator):
     def _dataset(self, X: Any, y: Any, **row_data: Any) -> Dataset:
         raise NotImplementedError
 
-    def _keep(
-        self,
-        dataset: Dataset,
-        selection: Selection,
-        result: TuningResult,
-        ledger: Ledger,
-        members: tuple[Member, ...],
-        evaluator: Evaluator,
-        metric: Metric,
-    ) -> None:
+    def _keep(self, selection: Selection, result: TuningResult, ledger: Ledger, metric: Metric) -> None:
         """Fitted attributes."""
         self.selection_ = selection
         self.study_ = result.study
@@ -163,8 +244,37 @@ class _AutoMeta(BaseEstimator):
         ranked = result.ranked(metric.name)
         self.best_candidate_ = ranked[0].candidate if ranked else None
         self.best_score_ = metric.from_score(ranked[0].score(metric.name)) if ranked else float("nan")
-        encoders = {member.matrix: evaluator.encoder(member.matrix) for member in members}
-        self.predictor_ = make_predictor(dataset, members, encoders=encoders)
+
+    def _html_repr(self) -> str:
+        """What a notebook shows: the outcome of the search where there is one, then scikit-learn's diagram."""
+        diagram = str(super()._html_repr())
+        if not hasattr(self, "predictor_"):
+            return diagram
+        members = [(member.family, member.weight) for member in self.predictor_.members]
+        return fitted_html(
+            type(self).__name__, best_score=self.best_score_, metric=self.metric_.name, members=members,
+            ledger=f"Ledger: {self.ledger_.summary()}.", board=self.leaderboard_,
+        ) + diagram  # fmt: skip
+
+    def report(self, path: str | os.PathLike[str] = "report.html") -> Path:
+        """Write one self-contained HTML page: what was chosen and why, what was tried, what is odd in the data.
+
+        Parameters
+        ----------
+        path : path, default="report.html"
+            A file; one that is there is replaced only if it is such a report.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        FileExistsError
+            The file is there and not a report.
+        """
+        check_is_fitted(self, "predictor_")
+        return write_report(self.predictor_, path, records=self._artefact_records())
 
     def _artefact_records(self) -> dict[str, Any]:
         """What is stored beside a saved model, as JSON."""
@@ -174,14 +284,27 @@ class _AutoMeta(BaseEstimator):
             "selection": _json_rows(self.selection_.to_frame().reset_index()),
             "leaderboard": _json_rows(self.leaderboard_.reset_index()),
             "ledger": _json_rows(ledger),
+            "run": run_record(
+                self.selection_,
+                self.ledger_,
+                metric=self.metric_,
+                data=self.data_summary_,
+                best_score=self.best_score_,
+                parameters=self._changed_parameters(),
+            ),
         }
+
+    def _changed_parameters(self) -> dict[str, Any]:
+        """Arguments that differ from their defaults."""
+        defaults = type(self)().get_params(deep=False)
+        return {name: value for name, value in self.get_params(deep=False).items() if value is not defaults[name]}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.string = True
         tags.input_tags.categorical = True
-        tags.non_deterministic = self.max_trials is None
+        tags.non_deterministic = self.max_trials is None and self.budget_unit == "seconds"
         return tags
 
 
@@ -195,7 +318,7 @@ class AutoMetaClassifier(ClassifierMixin, _AutoMeta):
     max_trials : int or None, default=None
         At most so many trials. Decisions then do not depend on measured times, and the same ``random_state`` gives
         the same model as long as the time budget is not reached.
-    metric : str, Metric or scorer, default=None
+    metric : str, Metric, scorer or callable ``(estimator, X, y)``, default=None
         ``None``: ROC AUC for two classes, log loss for more.
     families : iterable of str or ModelFamily, default=None
         ``None``: all that are installed.
@@ -205,8 +328,17 @@ class AutoMetaClassifier(ClassifierMixin, _AutoMeta):
         ``None``: by size, and by ``groups`` or ``time`` where they are given.
     meta_model : MetaModel, path or "none", default=None
         ``None``: the one that comes with the library.
+    class_weight : mapping of label to float, "balanced" or None, default=None
+        Enters the fits of models that take sample weights, not the scores.
+    max_predict_ms : float or None, default=None
+        Milliseconds that all members together may take for one encoded row.
+    max_model_mb : float or None, default=None
+        Megabytes that all members together may take.
     memory_limit_mb : float or None, default=None
-        Memory that one trial may take; beyond it the trial is stopped.
+        Memory that one trial may take; beyond it the trial is stopped. ``None``: four fifths of what is free.
+    budget_unit : {"seconds", "work"}, default="seconds"
+        ``"work"``: the budget counts the seconds that the meta-model forecasts, so that the same seed gives the same
+        model however busy the machine is. Trials are then not limited in time.
     n_jobs : int or None, default=None
         Trials at a time. ``None`` means 1, -1 all cores.
     random_state : int, RandomState or None, default=None
@@ -220,6 +352,8 @@ class AutoMetaClassifier(ClassifierMixin, _AutoMeta):
     selection_ : Selection
     ledger_ : Ledger
         What was run, failed and skipped, and why.
+    data_summary_ : DataSummary
+        Shape of the table, and the problems that were found in it.
     leaderboard_ : DataFrame
     study_ : optuna.Study
     best_candidate_ : Candidate
@@ -272,71 +406,6 @@ class AutoMetaRegressor(RegressorMixin, _AutoMeta):
         return Dataset.from_arrays(X, _as_column(y), task=TaskType.REGRESSION, **row_data)
 
 
-def _final_members(
-    result: TuningResult, evaluator: Evaluator, workers: WorkerPool, metric: Metric, budget: Budget, ensemble: bool
-) -> tuple[tuple[Member, ...], Ledger]:
-    """The chosen candidates fitted on all rows, heaviest first, as far as the time goes; always at least one."""
-    ranked = result.ranked(metric.name)[:_MAX_ENSEMBLED]
-    chosen = _weighted(ranked, evaluator.dataset, metric, evaluator.seed) if ensemble and ranked else []
-    chosen = chosen or [(evaluation, 1.0) for evaluation in ranked[:1]]
-    spare = [(e, 1.0) for e in sorted(ranked, key=lambda e: e.seconds)[:2]]
-    ledger = result.ledger
-    members: list[Member] = []
-    for evaluation, weight in [*chosen, *spare]:
-        if members and (evaluation, weight) in spare:
-            break
-        model, reason = _refit(evaluation, evaluator, workers, budget, urgent=not members)
-        if model is not None:
-            members.append(_member(evaluation, evaluator, model, weight))
-        status = Status.OK if model is not None else Status.TIMEOUT
-        entry = LedgerEntry(evaluation.candidate, status, "refit", weight, started=budget.elapsed, reason=reason)
-        ledger = ledger.add(entry)
-    if members:
-        return tuple(members), ledger
-    note = "No candidate could be fitted within the limits: a constant prediction is used."
-    ledger = ledger.add(LedgerEntry(None, Status.FAILED, "refit", started=budget.elapsed, reason=note))
-    return (_constant(evaluator),), ledger
-
-
-def _weighted(ranked: list[Evaluation], dataset: Dataset, metric: Metric, seed: int) -> list[tuple[Evaluation, float]]:
-    predictions = [e.predictions for e in ranked if e.predictions is not None]
-    weights = choose_weights(predictions, dataset.y, metric=metric, sample_weight=dataset.sample_weight, seed=seed)
-    pairs = [(e, float(w)) for e, w in zip(ranked, weights, strict=True) if w > 0]
-    return sorted(pairs, key=lambda pair: -pair[1])
-
-
-def _refit(
-    evaluation: Evaluation, evaluator: Evaluator, workers: WorkerPool, budget: Budget, *, urgent: bool
-) -> tuple[FittedModel | None, str]:
-    """A model of this candidate on all rows, fitted in a worker so that it can be stopped."""
-    remaining = budget.remaining + (_GRACE_SECONDS if urgent else 0.0)
-    expected = float(np.mean(evaluation.fit_seconds)) * evaluator.dataset.n_rows / max(1, evaluation.n_train_rows)
-    if not urgent and expected > remaining:
-        return None, "no time left to fit it on all rows"
-    family = evaluator.families[evaluation.candidate.family]
-    data = evaluator.data(family.matrix)
-    task = partial(fit_model, family, dict(evaluation.candidate.config), data=data, seed=evaluator.seed)
-    limit = remaining if np.isfinite(remaining) else None
-    try:
-        return workers.submit(task, time_limit=limit).result(), ""
-    except WorkerError as error:
-        return None, str(error)
-
-
-def _member(evaluation: Evaluation, evaluator: Evaluator, model: FittedModel, weight: float) -> Member:
-    candidate = evaluation.candidate
-    matrix = evaluator.families[candidate.family].matrix
-    return Member(candidate.family, dict(candidate.config), matrix, (model.estimator,), weight)
-
-
-def _constant(evaluator: Evaluator) -> Member:
-    """The prior of the classes or the mean of the target, when nothing else could be fitted."""
-    dataset = evaluator.dataset
-    model = DummyClassifier() if dataset.task.is_classification else DummyRegressor()
-    model.fit(np.zeros((dataset.n_rows, 1)), dataset.y, sample_weight=dataset.sample_weight)
-    return Member("constant", {}, "tree", (model,))
-
-
 def _leaderboard(result: TuningResult, metric: Metric) -> pd.DataFrame:
     rows = [
         (
@@ -353,6 +422,53 @@ def _metrics(metric: Metric, task: TaskType) -> list[Metric]:
     """The metric that decides and, for the record, the default one."""
     default = resolve_metric(None, task)
     return [metric] if metric.name == default.name else [metric, default]
+
+
+def _usable_families(families: Iterable[str | ModelFamily] | None, task: TaskType) -> tuple[ModelFamily, ...]:
+    usable = tuple(family for family in resolve_families(families) if task in family.tasks)
+    if not usable:
+        raise ValueError(f"None of the chosen families can do a {task} task.")
+    return usable
+
+
+def _must_refit(evaluator: Evaluator) -> bool:
+    """Whether fold models cannot stand for a model on all rows: there are few, or they saw too little."""
+    share = np.mean([len(train) for train, _ in evaluator.splits]) / evaluator.dataset.n_rows
+    return bool(len(evaluator.splits) < _MIN_BAG or share < _MIN_TRAIN_SHARE)
+
+
+def _with_first(ledger: Ledger, first: FirstModel | None) -> Ledger:
+    """The first model is the first line of the ledger."""
+    if first is None or any(entry.source == "first" for entry in ledger):
+        return ledger
+    reason = "fitted on a part of the rows, to have a model at once"
+    entry = LedgerEntry(first.candidate, Status.OK, "first", first.score, first.seconds, first.started, reason)
+    return Ledger((entry, *ledger.entries))
+
+
+class _Predicted:
+    """Stands for a fitted model where a scorer wants to predict what was predicted already."""
+
+    def __init__(self, prediction: NDArray[Any]) -> None:
+        self.prediction = prediction
+        self._estimator_type = "regressor" if prediction.ndim == 1 else "classifier"
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        return self.prediction if self.prediction.ndim == 1 else self.prediction.argmax(axis=1)
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        return self.prediction
+
+
+def _as_scorer(metric: Any) -> Any:
+    """A callable ``scorer(estimator, X, y)`` as a Metric; everything else as it is. ``X`` has one empty column."""
+    if metric is None or isinstance(metric, str | Metric) or hasattr(metric, "_score_func") or not callable(metric):
+        return metric
+
+    def score(y: NDArray[Any], prediction: NDArray[Any], weight: NDArray[Any] | None) -> float:
+        return float(metric(_Predicted(prediction), np.zeros((len(y), 1)), y))
+
+    return Metric(getattr(metric, "__name__", "scorer"), frozenset(TaskType), score)
 
 
 def _as_column(y: Any) -> Any:

@@ -5,30 +5,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import threading
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from sklearn.utils.class_weight import compute_sample_weight
 
 from autometa.data import Dataset, TaskType
 from autometa.family import Candidate, MatrixKind, ModelFamily
-from autometa.fitting import EncodedData, prepare_fit, run_fit
+from autometa.fitting import EncodedData, FittedModel
+from autometa.folds import Job, Request, Rival, finished_part, read_models, run_in_worker, run_splits
 from autometa.metrics import Metric, resolve_metric, task_metrics
 from autometa.preprocessing import TableEncoder, encode_dataset
 from autometa.records import Evaluation, Status
 from autometa.splitting import Split, make_splits
-from autometa.workers import THREAD_VARIABLES, Failure, SharedFile, WorkerPool, memory_guard, one_line, shared_workers
+from autometa.workers import Failure, SharedFile, WorkerPool, shared_workers
 
 
 def evaluate(
@@ -95,6 +90,8 @@ class Evaluator:
     dataset : Dataset
     families, splits, metrics, workers, time_limit, memory_limit_mb, seed, n_threads, predictions
         As in :func:`evaluate`; the limits and ``predictions`` hold for every candidate unless a call says otherwise.
+    class_weight : mapping of label to float, "balanced" or None
+        Enters the fits of models that take sample weights, not the scores.
 
     Attributes
     ----------
@@ -116,6 +113,7 @@ class Evaluator:
         seed: int = 0,
         n_threads: int = 1,
         predictions: bool = False,
+        class_weight: Mapping[Any, float] | str | None = None,
     ) -> None:
         self.dataset = dataset
         self.families = _by_name(families)
@@ -127,8 +125,11 @@ class Evaluator:
         self.seed = seed
         self.n_threads = n_threads
         self.predictions = predictions
+        self._fit_weight = _fit_weight(dataset, class_weight)
         self._encoded: dict[MatrixKind, tuple[TableEncoder, EncodedData]] = {}
         self._shared: dict[tuple[MatrixKind, WorkerPool], tuple[SharedFile, SharedFile]] = {}
+        self._running: WeakKeyDictionary[Future[Evaluation], tuple[Request, SharedFile]] = WeakKeyDictionary()
+        self._models: dict[str, SharedFile] = {}
         self._lock = threading.RLock()
 
     def evaluate(self, candidate: Candidate, **options: Any) -> Evaluation:
@@ -147,6 +148,8 @@ class Evaluator:
         time_limit: float | None = None,
         memory_limit_mb: float | None = None,
         predictions: bool | None = None,
+        rival: Rival | None = None,
+        keep_models: bool = False,
     ) -> Future[Evaluation]:
         """Start measuring one candidate.
 
@@ -155,6 +158,10 @@ class Evaluator:
         candidate : Candidate
         time_limit, memory_limit_mb, predictions
             ``None`` keeps what the Evaluator was made with.
+        rival : Rival or None
+            The candidate is stopped (``PRUNED``) once it is clearly worse after some of the folds.
+        keep_models : bool, default=False
+            Keep the fitted models of the folds for :meth:`fold_models`; needs workers.
 
         Returns
         -------
@@ -163,7 +170,7 @@ class Evaluator:
         """
         family = self._family(candidate)
         time_limit = self.time_limit if time_limit is None else time_limit
-        request = _Request(
+        request = Request(
             family=family,
             candidate=Candidate(candidate.family, dict(candidate.config)),
             fingerprint=self.dataset.fingerprint,
@@ -171,6 +178,8 @@ class Evaluator:
             n_threads=self.n_threads,
             memory_limit_mb=self.memory_limit_mb if memory_limit_mb is None else memory_limit_mb,
             predictions=self.predictions if predictions is None else predictions,
+            time_limit=time_limit,
+            rival=rival,
         )
         reason = _unusable(family, self.dataset.task)
         if reason:
@@ -179,8 +188,36 @@ class Evaluator:
         if workers is None and (time_limit is not None or request.memory_limit_mb is not None):
             workers = shared_workers(1)
         if workers is None:
-            return _done(replace(_run_splits(self._job(family.matrix), request), candidate=candidate))
-        return self._send(workers, request, candidate, time_limit)
+            return _done(replace(run_splits(self._job(family.matrix), request), candidate=candidate))
+        return self._send(workers, request, candidate, keep_models)
+
+    def stop(self, future: Future[Evaluation], reason: str) -> Evaluation:
+        """End a candidate that was submitted, and say what it had finished; its worker is killed if it has begun.
+
+        Parameters
+        ----------
+        future : Future
+            From :meth:`submit`.
+        reason : str
+            Why; becomes the reason of a ``TIMEOUT``.
+        """
+        future.cancel()
+        if not future.cancelled():
+            return future.result()
+        request, progress = self._running[future]
+        return finished_part(request, progress, Failure(Status.TIMEOUT, reason), self.splits)
+
+    def fold_models(self, candidate: Candidate) -> list[FittedModel]:
+        """The models of the first finished folds, at most five; none where they were not kept or are too large."""
+        file = self._models.get(candidate.key)
+        return [] if file is None else read_models(file.path)
+
+    def forget_models(self, keep: Iterable[Candidate]) -> None:
+        """Remove the fold models of all candidates that have ended but these."""
+        kept = {candidate.key for candidate in keep}
+        kept |= {request.candidate.key for future, (request, _) in list(self._running.items()) if not future.done()}
+        for key in set(self._models) - kept:
+            del self._models[key]
 
     def encoder(self, matrix: MatrixKind) -> TableEncoder:
         """The fitted encoder of a kind of matrix, for the final pipeline."""
@@ -195,6 +232,7 @@ class Evaluator:
         with self._lock:
             self._encoded.clear()
             self._shared.clear()
+            self._models.clear()
 
     def __enter__(self) -> Evaluator:
         return self
@@ -220,13 +258,13 @@ class Evaluator:
                         self.dataset.task,
                         self.dataset.n_classes,
                         encoder.n_categorical_,
-                        self.dataset.sample_weight,
+                        self._fit_weight,
                     ),
                 )
             return self._encoded[matrix]
 
-    def _job(self, matrix: MatrixKind) -> _Job:
-        return _Job(self.data(matrix), self.splits, self.metrics)
+    def _job(self, matrix: MatrixKind) -> Job:
+        return Job(self.data(matrix), self.splits, self.metrics, self.dataset.sample_weight)
 
     def _share(self, workers: WorkerPool, matrix: MatrixKind) -> tuple[SharedFile, SharedFile]:
         """Files with the job and with its matrix, written once per kind of matrix and pool."""
@@ -240,164 +278,26 @@ class Evaluator:
             return self._shared[key]
 
     def _send(
-        self, workers: WorkerPool, request: _Request, candidate: Candidate, time_limit: float | None
+        self, workers: WorkerPool, request: Request, candidate: Candidate, keep_models: bool
     ) -> Future[Evaluation]:
         files = self._share(workers, request.family.matrix)
         progress = workers.new_file(".jsonl")
-        workers.warm_up((__name__, type(request.family).__module__, *request.family.requires))
+        models = workers.new_file(".models") if keep_models else None
+        workers.warm_up((run_in_worker.__module__, type(request.family).__module__, *request.family.requires))
 
         def finish(outcome: Evaluation | Failure) -> Evaluation:
             _ = files  # held until the task has ended
             if isinstance(outcome, Failure):
-                outcome = _partial(request, progress, outcome, self.splits)
+                outcome = finished_part(request, progress, outcome, self.splits)
             return replace(outcome, candidate=candidate)
 
-        return workers.submit(_run_in_worker, files, request, progress, time_limit=time_limit, finish=finish)
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """What all candidates on one matrix have in common."""
-
-    data: EncodedData
-    splits: Sequence[Split]
-    metrics: Sequence[Metric]
-
-
-@dataclass(frozen=True, eq=False)
-class _Request:
-    """What is asked for one candidate."""
-
-    family: ModelFamily
-    candidate: Candidate
-    fingerprint: str
-    seed: int
-    n_threads: int
-    memory_limit_mb: float | None
-    predictions: bool
-
-    def blank(self) -> Evaluation:
-        return Evaluation(self.fingerprint, self.candidate, Status.OK, seed=self.seed)
-
-
-@dataclass
-class _Tally:
-    """Results of the splits so far."""
-
-    scores: dict[str, list[float]] = field(default_factory=dict)
-    fit_seconds: list[float] = field(default_factory=list)
-    predict_seconds: list[float] = field(default_factory=list)
-
-    def add(self, scores: Mapping[str, float], fit_seconds: float, predict_seconds: float) -> None:
-        for name, value in scores.items():
-            self.scores.setdefault(name, []).append(value)
-        self.fit_seconds.append(fit_seconds)
-        self.predict_seconds.append(predict_seconds)
-
-    def evaluation(self, request: _Request, splits: Sequence[Split], **changes: Any) -> Evaluation:
-        return replace(
-            request.blank(),
-            scores={name: tuple(values) for name, values in self.scores.items()},
-            fit_seconds=tuple(self.fit_seconds),
-            predict_seconds=tuple(self.predict_seconds),
-            n_train_rows=round(float(np.mean([len(train) for train, _ in splits]))),
-            **changes,
+        future = workers.submit(
+            run_in_worker, files, request, progress, models, time_limit=request.time_limit, finish=finish
         )
-
-
-def _run_in_worker(files: tuple[SharedFile, SharedFile], request: _Request, progress: SharedFile) -> Evaluation:
-    job: _Job = files[0].load()
-    job = replace(job, data=replace(job.data, matrix=files[1].load()))
-    with memory_guard(request.memory_limit_mb) as peak, open(progress.path, "a", encoding="utf-8") as file:
-
-        def report(*split: Any) -> None:
-            file.write(json.dumps([*split, peak.mb]) + "\n")
-            file.flush()
-
-        evaluation = _run_splits(job, request, report)
-    return replace(evaluation, peak_memory_mb=peak.mb)
-
-
-def _partial(request: _Request, progress: SharedFile, failure: Failure, splits: Sequence[Split]) -> Evaluation:
-    """What a dead worker had finished."""
-    tally, peak = _Tally(), float("nan")
-    with contextlib.suppress(OSError):
-        for line in Path(progress.path).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut
-                *split, peak = json.loads(line)
-                tally.add(*split)
-    if failure.status is Status.MEMORY and request.memory_limit_mb is not None:
-        peak = float(np.fmax(peak, request.memory_limit_mb))  # it needed at least that
-    return tally.evaluation(request, splits, status=failure.status, reason=failure.reason, peak_memory_mb=peak)
-
-
-def _run_splits(job: _Job, request: _Request, report: Callable[..., None] = lambda *split: None) -> Evaluation:
-    """All splits in this process. A split that fails ends the candidate; earlier ones keep their scores."""
-    tally, oof = _Tally(), _OutOfFold(job.data) if request.predictions else None
-    ending: dict[str, Any] = {}
-    with _calm(request.n_threads):
-        for train, test in job.splits:
-            try:
-                prediction, *seconds = _run_split(job.data, request, train, test)
-                scores = {metric.name: _score(metric, job.data, test, prediction) for metric in job.metrics}
-            except Exception as error:
-                status = Status.MEMORY if isinstance(error, MemoryError) else Status.FAILED
-                ending = {"status": status, "reason": one_line(error)}
-                break
-            tally.add(scores, *seconds)
-            report(scores, *seconds)
-            if oof is not None:
-                oof.add(test, prediction)
-    if oof is not None and not ending:
-        ending["predictions"] = oof.mean()
-    return tally.evaluation(request, job.splits, **ending)
-
-
-def _run_split(
-    data: EncodedData, request: _Request, train: NDArray[np.intp], test: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], float, float]:
-    """Prediction of the test rows, fit seconds, predict seconds. Copies of rows are not timed."""
-    prepared = prepare_fit(request.family, request.candidate.config, data, train, request.seed, request.n_threads)
-    held_out = data.matrix[test]
-    started = time.perf_counter()
-    model = run_fit(*prepared)
-    fitted = time.perf_counter()
-    prediction = model.predict(held_out)
-    return prediction, fitted - started, time.perf_counter() - fitted
-
-
-def _score(metric: Metric, data: EncodedData, test: NDArray[np.intp], prediction: NDArray[np.float64]) -> float:
-    weight = None if data.sample_weight is None else data.sample_weight[test]
-    if weight is not None and not weight.any():
-        return float("nan")
-    return metric.score(data.y[test], prediction, weight)
-
-
-class _OutOfFold:
-    """Predictions of held-out rows, averaged where a row was held out more than once."""
-
-    def __init__(self, data: EncodedData) -> None:
-        n_rows = len(data.y)
-        self.total = np.zeros((n_rows, data.n_classes) if data.task.is_classification else n_rows)
-        self.count = np.zeros(n_rows)
-
-    def add(self, rows: NDArray[np.intp], prediction: NDArray[np.float64]) -> None:
-        self.total[rows] += prediction
-        self.count[rows] += 1
-
-    def mean(self) -> NDArray[np.float64]:
-        count = np.where(self.count == 0, np.nan, self.count)
-        return np.asarray(self.total / (count[:, None] if self.total.ndim == 2 else count), dtype=np.float64)
-
-
-@contextlib.contextmanager
-def _calm(n_threads: int) -> Iterator[None]:
-    """No warnings of models, and no more native threads than asked for."""
-    limited = os.environ.get(THREAD_VARIABLES[0]) == str(n_threads)  # as in workers: asking the libraries takes 5 ms
-    limits = contextlib.nullcontext() if limited else threadpool_limits(limits=n_threads)
-    with warnings.catch_warnings(), np.errstate(all="ignore"), limits:
-        warnings.simplefilter("ignore")
-        yield
+        self._running[future] = (request, progress)
+        if models is not None:
+            self._models[candidate.key] = models
+        return future
 
 
 def _unusable(family: ModelFamily, task: TaskType) -> str:
@@ -406,6 +306,15 @@ def _unusable(family: ModelFamily, task: TaskType) -> str:
     if not family.is_available():
         return f"The family {family.name!r} needs {', '.join(family.requires)}. {family.install_hint}".strip()
     return ""
+
+
+def _fit_weight(dataset: Dataset, class_weight: Mapping[Any, float] | str | None) -> Any:
+    """Sample weights times class weights: what fits see. Scores see the sample weights alone."""
+    if class_weight is None or not dataset.task.is_classification:
+        return dataset.sample_weight
+    labels = dataset.y if dataset.classes is None else dataset.classes[dataset.y]
+    weight = compute_sample_weight(class_weight, labels)
+    return weight if dataset.sample_weight is None else weight * dataset.sample_weight
 
 
 def _by_name(families: Iterable[str | ModelFamily] | None) -> dict[str, ModelFamily]:

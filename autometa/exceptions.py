@@ -21,6 +21,10 @@ class ArtefactError(AutometaError, ValueError):
     """A saved file is missing, damaged, too large or of an unknown format."""
 
 
+class ExperienceError(AutometaError):
+    """The store of a person's own runs is damaged, locked, out of reach, empty or of another format."""
+
+
 class LeakageError(AutometaError):
     """A dataset that the meta-model was trained on would be used to test it."""
 

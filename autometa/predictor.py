@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from autometa.correction import Correction
 from autometa.data import ColumnKind, Dataset, TaskType, as_frame
 from autometa.exceptions import DataError
 from autometa.family import MatrixKind
@@ -132,6 +133,8 @@ class Predictor:
         What the estimator wants to keep beside the model (leaderboard, ledger, selection).
     libraries : mapping of str to str, default={}
         Versions that an artefact was saved with; empty for a model that was never saved.
+    correction : Correction or None, default=None
+        What :func:`autometa.adaptation.adapt` learned from later rows; applied last.
 
     Raises
     ------
@@ -147,11 +150,14 @@ class Predictor:
     temperature: float = 1.0
     records: Mapping[str, Any] = field(default_factory=dict, repr=False)
     libraries: Mapping[str, str] = field(default_factory=dict, repr=False)
+    correction: Correction | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not sum(member.weight for member in self.members) > 0:
             raise ValueError("A Predictor must have at least one member with a positive weight.")
         lacking = {member.matrix for member in self.members} - set(self.encoders)
+        if self.correction is not None:
+            lacking |= {self.correction.matrix} - set(self.encoders)
         if lacking:
             raise ValueError(f"encoders must hold every matrix that a member wants. Got none for {sorted(lacking)}.")
         if self.task.is_classification == (self.classes is None):
@@ -162,6 +168,9 @@ class Predictor:
                     raise ValueError(f"class_codes must be below the number of classes {self.n_classes}. Got {codes}.")
         if not (np.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature must be finite and > 0. Got {self.temperature!r} instead.")
+        if self.correction is not None and len(self.correction.intercept) != (self.n_classes or 1):
+            n_outputs = len(self.correction.intercept)
+            raise ValueError(f"correction must have {self.n_classes or 1} outputs. Got {n_outputs} instead.")
 
     @property
     def n_features(self) -> int:
@@ -179,7 +188,7 @@ class Predictor:
         return [column.name for column in self.columns]
 
     def predict_raw(self, X: Any) -> NDArray[np.float64]:
-        """Weighted mean over the members.
+        """Weighted mean over the members, corrected for later rows where the model was adapted.
 
         Parameters
         ----------
@@ -196,6 +205,13 @@ class Predictor:
         DataError
             A column is missing, or its values cannot be read as what they were at fit time.
         """
+        raw = self.predict_uncorrected(X)
+        if self.correction is None or len(raw) == 0:
+            return raw
+        return self.correction.apply(raw, self.encoders[self.correction.matrix].transform(X))
+
+    def predict_uncorrected(self, X: Any) -> NDArray[np.float64]:
+        """As :meth:`predict_raw`, before the correction."""
         frame = as_frame(X)
         if len(frame) == 0:
             return np.zeros((0, self.n_classes) if self.n_classes else 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from autometa.family import Candidate
+from autometa.html import ledger_html
 
 
 class Status(StrEnum):
@@ -136,6 +136,10 @@ class Ledger:
         """Number of lines with this status."""
         return sum(entry.status is status for entry in self.entries)
 
+    def summary(self) -> str:
+        """How many lines there are of each status, in words."""
+        return ", ".join(f"{n} {status}" for status in Status if (n := self.count(status))) or "empty"
+
     def to_frame(self) -> pd.DataFrame:
         """One row per line, in order."""
         columns = ["family", "config", "status", "source", "score", "seconds", "started", "reason"]
@@ -150,9 +154,8 @@ class Ledger:
         return pd.DataFrame(rows, columns=columns)
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{n} {status}" for status in Status if (n := self.count(status)))
         shown = self.to_frame().drop(columns="config")
-        return f"Ledger: {counts or 'empty'}\n{shown.to_string(max_rows=20, float_format=lambda v: f'{v:.4g}')}"
+        return f"Ledger: {self.summary()}\n{shown.to_string(max_rows=20, float_format=lambda v: f'{v:.4g}')}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self).splitlines()[0])}</p>" + self.to_frame().to_html(escape=True, max_rows=40)
+        return ledger_html(self.to_frame(), summary=f"Ledger: {self.summary()}")

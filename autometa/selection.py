@@ -6,7 +6,6 @@ import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,10 @@ from autometa.data import ColumnKind, Dataset, as_dataset
 from autometa.families import resolve_families
 from autometa.families._estimators import LabelCodes
 from autometa.family import Candidate, Forecast, MatrixShape, ModelFamily
+from autometa.html import selection_html
 from autometa.meta_features import MetaFeatures, extract
 from autometa.metrics import Metric, resolve_metric
+from autometa.plots import family_ranking
 from autometa.preprocessing import TableEncoder, n_leading_categories
 
 if TYPE_CHECKING:
@@ -118,14 +119,7 @@ class Selection:
 
     def plot(self, ax: Any = None) -> Any:
         """Forecast score of each family with its 80 % interval (needs matplotlib); returns the axes."""
-        import matplotlib.pyplot as plt
-
-        frame = self.to_frame().dropna(subset=[self.metric.name]).iloc[::-1]
-        ax = ax if ax is not None else plt.subplots(figsize=(6, 0.4 * len(frame) + 1))[1]
-        middle, low, high = (frame[c].to_numpy() for c in list(frame.columns)[1:4])
-        ax.errorbar(middle, frame["family"], xerr=np.abs([middle - low, high - middle]), fmt="o", capsize=3)
-        ax.set_xlabel(f"forecast {self.metric.name} (80 % interval)")
-        return ax
+        return family_ranking(self, ax=ax)
 
     def __str__(self) -> str:
         frame = self.to_frame()
@@ -141,10 +135,10 @@ class Selection:
         return f"Selection for {self.dataset} by {name}, in {self.seconds:.1f} s\n{text}{notes}"
 
     def _repr_html_(self) -> str:
-        frame = self.to_frame()
-        frame["config"] = [_short(config, most=999) for config in frame["config"]]
-        table = frame.to_html(float_format=lambda v: f"{v:.4g}", na_rep="", escape=True)
-        return f"<p>Selection for {escape(self.dataset)} by {escape(self.metric.name)}</p>{table}"
+        return selection_html(
+            self.to_frame(), dataset=self.dataset, metric=self.metric.name, seconds=self.seconds,
+            explanation=self.explain(),
+        )  # fmt: skip
 
 
 def select(
@@ -223,8 +217,9 @@ def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selecti
     series = selection.meta_features.to_series()
     series["task"] = str(dataset.task)
     belief = model.belief(series, met, metric=metric)
-    order = np.argsort(-belief.mean, kind="stable")
-    met = [met[i] for i in order]
+    same_scale = metric == selection.metric.name
+    shown = _within_range(belief.mean, belief.std, selection.metric)[0] if same_scale else belief.mean
+    met = [met[i] for i in np.argsort(-shown, kind="stable")]
     belief = model.belief(series, met, metric=metric)
     mean, low, high = _within_range(belief.mean, belief.std, selection.metric)
     growth = max(1.0, dataset.n_rows / CORPUS_ROWS)
@@ -232,7 +227,6 @@ def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selecti
         Forecast(float(m), float(a), float(b), float(s) * growth, "belief")
         for m, a, b, s in zip(mean, low, high, belief.seconds, strict=True)
     ]
-    same_scale = metric == selection.metric.name
     ranked = [c.with_forecast(f if same_scale else None) for c, f in zip(met, forecasts, strict=True)]
     notes = [] if same_scale else [f"Ranked by {metric}: the meta-model does not know {selection.metric.name}."]
     if unmet:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -32,6 +33,7 @@ from joblib.externals.loky.backend.process import LokyProcess
 from pebble import ProcessExpired, ProcessPool
 
 from autometa.exceptions import AutometaError
+from autometa.interrupts import interrupts_deferred
 from autometa.records import Status
 
 WARM_MODULES = (
@@ -84,10 +86,11 @@ class TaskFuture(Future[Any]):
     def cancel(self) -> bool:
         if self.cancelled():
             return True
-        if not super().cancel():
-            return False
-        self.set_running_or_notify_cancel()  # tells concurrent.futures.wait
-        self._inner.cancel()
+        with interrupts_deferred():
+            if not super().cancel():
+                return False
+            self.set_running_or_notify_cancel()  # tells concurrent.futures.wait
+            self._inner.cancel()
         return True
 
 
@@ -177,11 +180,11 @@ class WorkerPool:
         """
         payload = cloudpickle.dumps((function, args))
         seconds = None if time_limit is None else max(time_limit, 1e-3)  # pebble reads 0 as no limit
-        with self._lock:
+        with interrupts_deferred(), self._lock:
             inner = self._running_pool().schedule(_run, args=(payload,), timeout=seconds)
             future = TaskFuture(inner)
             self._futures.add(future)
-        inner.add_done_callback(lambda done: _settle(future, done, time_limit, finish))
+            inner.add_done_callback(lambda done: _settle(future, done, time_limit, finish))
         return future
 
     def warm_up(self, modules: Iterable[str]) -> None:
@@ -221,11 +224,12 @@ class WorkerPool:
             if self._closed:
                 return
             self._closed = True
-        for future in list(self._futures):
-            future.cancel()
-        self._pool.stop()
-        self._pool.join()
-        self._folder.cleanup()
+        with interrupts_deferred():
+            for future in list(self._futures):
+                future.cancel()
+            self._pool.stop()
+            self._pool.join()
+            self._folder.cleanup()
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -318,6 +322,17 @@ def memory_guard(limit_mb: float | None = None) -> Iterator[MemoryPeak]:
         with lock:
             look()
             done.set()
+
+
+def free_memory_mb() -> float:
+    """Memory that can be taken without swapping, in MB: of the machine, or of the container where that is less."""
+    free = float(psutil.virtual_memory().available)
+    folder = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+        limit, used = ((folder / name).read_text() for name in ("memory.max", "memory.current"))
+        cached = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+        free = min(free, float(limit) - float(used) + (float(cached[1]) if cached else 0.0))
+    return max(0.0, free) / _MB
 
 
 def _initialize(parent: int, modules: list[str]) -> None:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 
+import cloudpickle
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,7 +54,7 @@ def test_fitted_attributes(fitted, iris):
     assert fitted.score(X, y) > 0.9
     assert list(fitted.classes_) == ["setosa", "versicolor", "virginica"]
     assert fitted.predict_proba(X).shape == (150, 3)
-    assert len(fitted.leaderboard_) == 4
+    assert len(fitted.leaderboard_) + fitted.ledger_.count(Status.PRUNED) == 4
     assert fitted.leaderboard_["log_loss"].is_monotonic_increasing
     assert fitted.best_candidate_.family == fitted.leaderboard_["family"].iloc[0]
     assert fitted.best_score_ == fitted.leaderboard_["log_loss"].iloc[0]
@@ -198,8 +199,8 @@ def test_a_budget_too_short_for_anything_still_leaves_a_model():
     X, y = make_classification(400, 20, random_state=0)
     model = AutoMetaClassifier(time_budget=1e-3, random_state=0).fit(X, y)
     assert model.predict_proba(X).shape == (400, 2)
-    assert model.ledger_.entries[-1].status in {Status.OK, Status.FAILED}
-    assert "constant prediction" in model.ledger_.entries[-1].reason or len(model.leaderboard_)
+    assert model.ledger_.entries[0].source == "first"
+    assert model.score(X, y) > 0.7  # better than a constant: the first quick model
 
 
 def test_regressor():
@@ -215,10 +216,84 @@ def test_a_fitted_model_travels_through_pickle(fitted, iris):
     assert np.array_equal(pickle.loads(pickle.dumps(fitted)).predict_proba(X), fitted.predict_proba(X))
 
 
+def test_no_quick_family_and_no_time_leave_a_constant():
+    X, y = make_classification(200, 5, random_state=0)
+    model = AutoMetaClassifier(time_budget=1e-3, families=["lightgbm"], random_state=0).fit(X, y)
+    assert np.ptp(model.predict_proba(X), axis=0).max() == 0
+    assert "constant prediction" in model.ledger_.entries[-1].reason
+
+
+def test_refine_goes_on_where_fit_ended(iris):
+    X, y = iris
+    model = AutoMetaClassifier(max_trials=2, families=["linear", "knn"], random_state=0).fit(X, y)
+    before = [entry.candidate for entry in model.ledger_ if entry.source != "folds"]
+    n_trials, score = len(model.study_.trials), model.best_score_
+    model.refine(2.0)
+    assert [entry.candidate for entry in model.ledger_ if entry.source != "folds"][: len(before)] == before
+    assert len(model.study_.trials) > n_trials
+    assert model.best_score_ <= score  # log loss
+    assert model.score(X, y) > 0.9
+    with pytest.raises(ValueError, match="same process"):
+        pickle.loads(pickle.dumps(model)).refine(1.0)
+
+
+def test_units_of_work_give_the_same_model_however_long_they_take(iris):
+    X, y = iris
+    options = {"time_budget": 3.0, "budget_unit": "work", "families": ["linear", "knn", "lightgbm"], "random_state": 1}
+    one, two = (AutoMetaClassifier(**options).fit(X, y) for _ in range(2))
+    assert np.array_equal(one.predict_proba(X), two.predict_proba(X))
+    assert [(e.candidate, e.started) for e in one.ledger_][1:] == [(e.candidate, e.started) for e in two.ledger_][1:]
+    assert len(one.study_.trials) > 3
+
+
+def test_unstable_families_are_bagged_and_stable_ones_fitted_again(iris):
+    X, y = iris
+    options = {"max_trials": 1, "random_state": 0}
+    bag = AutoMetaClassifier(families=["lightgbm"], **options).fit(X, y)
+    assert [len(member.models) for member in bag.predictor_.members] == [5]
+    one = AutoMetaClassifier(families=["linear"], **options).fit(X, y)
+    assert [len(member.models) for member in one.predictor_.members] == [1]
+    plain = AutoMetaClassifier(families=["lightgbm"], ensemble=False, **options).fit(X, y)
+    assert [len(member.models) for member in plain.predictor_.members] == [1]
+
+
+def test_limits_of_the_final_model(iris):
+    X, y = iris
+    options = {"max_trials": 3, "families": ["random_forest", "lightgbm", "linear"], "random_state": 0}
+    small = AutoMetaClassifier(max_model_mb=0.05, **options).fit(X, y)
+    assert sum(len(cloudpickle.dumps(member.models)) for member in small.predictor_.members) < 0.05 * 2**20
+    with pytest.raises(ValueError, match="max_predict_ms must be > 0"):
+        AutoMetaClassifier(max_predict_ms=0, **options).fit(X, y)
+
+
+def test_class_weights_shift_the_decision():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 2))
+    y = (X[:, 0] + rng.normal(size=400) > 1.5).astype(int)
+    options = {"max_trials": 1, "families": ["linear"], "random_state": 0}
+    plain, balanced = (AutoMetaClassifier(**options, class_weight=w).fit(X, y) for w in (None, "balanced"))
+    assert balanced.predict(X).mean() > 1.5 * plain.predict(X).mean()
+
+
+def test_any_scorer_name_or_callable(iris):
+    X, y = iris
+
+    def hits(estimator, X, y):
+        return float(np.mean(estimator.predict(X) == y))
+
+    by_callable = AutoMetaClassifier(**QUICK, metric=hits).fit(X, y)
+    by_name = AutoMetaClassifier(**QUICK, metric="accuracy").fit(X, y)
+    assert by_callable.metric_.name == "hits"
+    assert by_callable.best_score_ == pytest.approx(by_name.best_score_)
+    assert AutoMetaClassifier(**QUICK, metric="jaccard_macro").fit(X, y).best_score_ > 0.8
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_interrupt_returns_the_best_so_far(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_returns_the_best_so_far(number):
     script = textwrap.dedent(
         """
+        import signal
         from sklearn.datasets import load_breast_cancer
         from autometa import AutoMetaClassifier
         X, y = load_breast_cancer(return_X_y=True)
@@ -231,7 +306,8 @@ def test_interrupt_returns_the_best_so_far(tmp_path):
             yield started
         estimator.progress_line = line
         model = AutoMetaClassifier(time_budget=120, families=["linear", "lightgbm"], random_state=0).fit(X, y)
-        print("score", model.score(X, y), model.ledger_.entries[-2].reason, flush=True)
+        print("score", model.score(X, y), flush=True)
+        print("handler", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, flush=True)
         """
     )
     process = subprocess.Popen(
@@ -239,7 +315,8 @@ def test_interrupt_returns_the_best_so_far(tmp_path):
     )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "trial"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "score 0.9" in out or "score 1" in out
+    assert "handler True" in out

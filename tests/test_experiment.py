@@ -20,14 +20,15 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from autometa.collection import Collection, load_collection
-from autometa.corpus import collect
 from autometa.data import TaskType
 from autometa.exceptions import LeakageError
-from autometa.experiment import compact, load_predictions, make_chunks, run_experiment, status
+from autometa.experiment import compact, load_predictions, run_experiment, status
+from autometa.experiment.corpus import collect
+from autometa.experiment.engine import make_chunks
+from autometa.experiment.study import KEYS, Study, config_id, load_study, make_plan, read_rows
 from autometa.family import CLASSIFICATION_TASKS, Candidate, ModelFamily
 from autometa.meta_dataset import MetaDataset
 from autometa.search_space import SearchSpace
-from autometa.study import KEYS, Study, config_id, load_study, make_plan, read_rows
 
 
 class Tree(ModelFamily):
@@ -191,7 +192,7 @@ def test_a_run_that_is_killed_resumes_with_no_lost_and_no_doubled_row(tmp_path):
     path = write_config(tmp_path, BASE.replace("chunk_size = 3", "chunk_size = 2") + configs)
     command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 45
+    deadline = time.monotonic() + 150
     while len(list((tmp_path / "shards").glob("rows-*.parquet"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
@@ -410,7 +411,7 @@ def test_open_test_cannot_be_collected(tmp_path):
 
 
 def test_one_writer_at_a_time(tmp_path):
-    from autometa.shards import exclusive
+    from autometa.experiment.shards import exclusive
 
     path = write_config(tmp_path, BASE + "[pool]\ntoy_tree = 1")
     with exclusive(tmp_path / "shards"), pytest.raises(RuntimeError, match="Another run is writing"):
@@ -438,3 +439,45 @@ def test_the_shipped_corpus_study_has_at_least_sixty_candidates():
     assert len(study.candidates) >= 60
     assert study.measure.max_rows == 2_000
     assert all(entry.task in set(TaskType) for entry in study.collection)
+
+
+METHODS = """
+[[method]]
+kind = "default"
+family = "lightgbm"
+folds = 2
+
+[[method]]
+kind = "select"
+folds = 1
+
+[[method]]
+kind = "fit"
+time_budget = 3.0
+folds = 1
+"""
+
+
+def test_methods_are_measured_on_raw_tables_beside_candidates(tmp_path):
+    path = write_config(tmp_path, BASE + "\n[pool]\ntoy_tree = 1\n" + METHODS)
+    state = run(path)
+    assert state.by_status == {"ok": state.n_cells}
+    rows = frame_of(path)
+    methods = rows[rows["family"].str.startswith("method_")]
+    assert set(methods["family"]) == {"method_default", "method_select", "method_fit"}
+    fits = methods[methods["family"] == "method_fit"]
+    assert (fits["fit_seconds"].map(lambda values: values[0]) > 0.5).all()
+    assert set(fits["score_accuracy"].map(lambda values: 0 if values is None else len(values))) <= {0, 1}
+    assert run(path).n_done == state.n_cells  # done cells are not run again
+    collected = collect(load_study(path, families=FAMILIES), tmp_path / "corpus")
+    assert set(collected["candidates_by_family"]) == {"toy_tree"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('kind = "guess"', "must be one of fit, select, default"), ('kind = "fit"\nbudget = 3', "time_budget")],
+)
+def test_a_method_that_is_not_known_gets_one_sentence(tmp_path, text, message):
+    path = write_config(tmp_path, BASE + f"\n[[method]]\n{text}\n")
+    with pytest.raises(ValueError, match=message):
+        load_study(path, families=FAMILIES)

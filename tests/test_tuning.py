@@ -13,8 +13,9 @@ from autometa.family import Candidate, ModelFamily
 from autometa.metrics import METRICS
 from autometa.records import Status
 from autometa.search_space import SearchSpace
-from autometa.tuning import Budget, tune
+from autometa.tuning import Budget, WarmStart, tune
 from autometa.tuning.proposals import suggest, trial_params
+from autometa.workers import shared_workers
 
 
 class Shrunk(RegressorMixin, BaseEstimator):
@@ -57,6 +58,7 @@ class FixedBelief:
     def __init__(self, mean, seconds=None, told=()):
         self.mean = np.asarray(mean, dtype=float)
         self.seconds = np.full(len(self.mean), 0.01) if seconds is None else np.asarray(seconds, dtype=float)
+        self.seconds_std = np.full(len(self.mean), 0.1)
         self.told = told
 
     def __len__(self):
@@ -79,11 +81,9 @@ def dataset():
 
 
 def search(dataset, families, budget, candidates=None, belief=None, **options):
-    candidates = candidates or [f.default_candidate() for f in families]
+    start = WarmStart(candidates or [f.default_candidate() for f in families], belief)
     with Evaluator(dataset, families=families) as evaluator:
-        return tune(
-            evaluator, candidates, families=families, metric=METRICS["rmse"], budget=budget, belief=belief, **options
-        )
+        return tune(evaluator, start, families=families, metric=METRICS["rmse"], budget=budget, **options)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan])
@@ -171,6 +171,7 @@ def test_first_trial_is_cheap_when_time_is_the_limit(dataset):
 
 
 def test_time_budget_is_kept_and_used(dataset):
+    shared_workers(1).submit(pow, 2, 2).result(120)  # warm from here on
     budget = Budget(2.0)
     result = search(dataset, [Keeper()], budget)
     assert budget.elapsed < 3.0
@@ -191,7 +192,8 @@ def test_a_score_that_is_not_defined_is_a_failure(dataset):
     with Evaluator(dataset, families=[Keeper()]) as evaluator:
         nan = replace(METRICS["rmse"], name="not_measured")
         result = tune(
-            evaluator, [Keeper().default_candidate()], families=[Keeper()], metric=nan, budget=Budget(max_trials=2)
-        )
+            evaluator, WarmStart([Keeper().default_candidate()]), families=[Keeper()], metric=nan,
+            budget=Budget(max_trials=2),
+        )  # fmt: skip
     assert result.ranked("not_measured") == []
     assert all("not defined" in entry.reason for entry in result.ledger)

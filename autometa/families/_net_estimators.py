@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from autometa.exceptions import ArtefactError
 from autometa.families._net_config import hold_out, make_plan
 from autometa.families._net_defaults import full_config
+from autometa.families._net_learned import learned_net, make_learned_net, shipped_birth
 from autometa.gradient import losses
 from autometa.gradient.devices import choose_device, torch_threads
 from autometa.gradient.fit import Rows, fit_net
@@ -53,6 +55,8 @@ class _NetEstimator(BaseEstimator):
     should_stop : callable or None
     time_limit_seconds : float or None
         See :func:`autometa.gradient.fit.fit_net`.
+    birth_fold : int or None, default None
+        For measurements: the learned birth that was trained without the tables of this fold.
 
     Attributes
     ----------
@@ -76,6 +80,7 @@ class _NetEstimator(BaseEstimator):
         checkpoint: str | None = None,
         should_stop: Callable[[], bool] | None = None,
         time_limit_seconds: float | None = None,
+        birth_fold: int | None = None,
     ) -> None:
         self.net = net
         self.config = config
@@ -86,6 +91,7 @@ class _NetEstimator(BaseEstimator):
         self.checkpoint = checkpoint
         self.should_stop = should_stop
         self.time_limit_seconds = time_limit_seconds
+        self.birth_fold = birth_fold
 
     def _fit(self, X: NDArray[np.float32], y: NDArray[Any], sample_weight: ArrayLike | None, n_classes: int) -> None:
         """Train on prepared targets: class codes, or standardised float32 values where ``n_classes`` is 0."""
@@ -100,8 +106,7 @@ class _NetEstimator(BaseEstimator):
         self.device_ = choose_device(self.device, n_rows=len(train))
         with torch_threads(self.n_threads):
             self._bins = self._learn_bins(train_rows.x, config["numerical_embedding"])
-            net = initialize(lambda: self._make_net(config, max(1, n_classes)), init=config["init"], seed=seed)
-            _set_output_bias(net, y[train], n_classes)
+            net = self._first_net(config, train_rows, n_classes)
             self.result_ = fit_net(
                 net, train_rows, plan=make_plan(config, len(train), early_stopping=len(held) > 0), loss=loss,
                 validation=rows.take(torch.from_numpy(held)) if len(held) else None, validation_loss=judge,
@@ -109,6 +114,41 @@ class _NetEstimator(BaseEstimator):
                 time_limit_seconds=self.time_limit_seconds,
             )  # fmt: skip
         self.net_ = net
+
+    def _first_net(self, config: Mapping[str, Any], rows: Rows, n_classes: int) -> nn.Module:
+        """The net before its first step."""
+        seed, n_outputs = int(self.random_state), max(1, n_classes)
+        if config["init"] == "learned":
+            birth = shipped_birth("classification" if n_classes else "regression", self.birth_fold)
+            self._architecture = {**config, "n_outputs": n_outputs}
+            return learned_net(rows, self._sizes, n_classes, dropout=config["dropout"], seed=seed, birth=birth)
+        net = initialize(lambda: self._make_net(config, n_outputs), init=config["init"], seed=seed)
+        _set_output_bias(net, rows.y.numpy(), n_classes)
+        return net
+
+    def _refine(
+        self, X: ArrayLike, y: NDArray[Any], sample_weight: ArrayLike | None, n_classes: int, *,
+        rate_factor: float, epochs_factor: float,
+    ) -> None:  # fmt: skip
+        """Go on from the weights on all rows; see ``refine`` of the subclasses."""
+        check_is_fitted(self, "net_")
+        matrix = _check_matrix(X, self.n_categorical, self.n_features_in_)
+        _check_lengths(matrix, y, sample_weight)
+        config = full_config(self.net, self.config)
+        weight = None if sample_weight is None else torch.from_numpy(np.array(sample_weight, dtype=np.float32))
+        plan = make_plan(config, len(matrix), early_stopping=False)
+        plan = replace(
+            plan, schedule=replace(plan.schedule, peak=plan.schedule.peak * rate_factor),
+            n_epochs=max(1, round(self.result_.best_epoch * epochs_factor)),
+        )  # fmt: skip
+        loss = losses.classification_loss(config["label_smoothing"]) if n_classes else losses.regression_loss()
+        self.device_ = choose_device(self.device, n_rows=len(matrix))
+        with torch_threads(self.n_threads):
+            self.result_ = fit_net(
+                self.net_, Rows(self._to_net(matrix), torch.from_numpy(y), weight), plan=plan, loss=loss,
+                seed=int(self.random_state) + 1, device=self.device_.device, should_stop=self.should_stop,
+                time_limit_seconds=self.time_limit_seconds,
+            )  # fmt: skip
 
     def _learn_columns(self, X: NDArray[np.float32], X_train: NDArray[np.float32]) -> None:
         """Category sizes from all rows; the numeric columns that vary among the training rows."""
@@ -139,6 +179,9 @@ class _NetEstimator(BaseEstimator):
 
     def _make_net(self, config: Mapping[str, Any], n_outputs: int) -> nn.Module:
         """The net, its architecture kept for :meth:`to_state`."""
+        if config["init"] == "learned":
+            n_columns = len(self._sizes) + len(self._kept)
+            return make_learned_net(n_columns, self._sizes, n_outputs, dropout=config["dropout"])
         kind = config["numerical_embedding"]
         if len(self._kept) > _MAX_EMBEDDED_COLUMNS or (kind == "piecewise_linear" and self._bins is None):
             kind = "none"
@@ -245,6 +288,28 @@ class NetClassifier(ClassifierMixin, _NetEstimator):
         self._fit(matrix, codes.astype(np.int64), sample_weight, len(self.classes_))
         return self
 
+    def refine(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *,
+        rate_factor: float = 0.3, epochs_factor: float = 0.3,
+    ) -> NetClassifier:  # fmt: skip
+        """Go on from the fitted weights on all rows, none held out.
+
+        Parameters
+        ----------
+        X : array of shape (n_rows, n_features)
+        y : array of shape (n_rows,)
+            Labels that :meth:`fit` has met.
+        sample_weight : array of shape (n_rows,), optional
+        rate_factor : float, default 0.3
+            The schedule of the configuration runs once more with its peak times this.
+        epochs_factor : float, default 0.3
+            Epochs as a share of those that led to the present weights.
+        """
+        check_is_fitted(self, "net_")
+        codes = np.searchsorted(self.classes_, np.asarray(y)).astype(np.int64)
+        self._refine(X, codes, sample_weight, len(self.classes_), rate_factor=rate_factor, epochs_factor=epochs_factor)
+        return self
+
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Class probabilities (n_rows, n_classes)."""
         probabilities = self._outputs(X, losses.classification_prediction)
@@ -281,6 +346,16 @@ class NetRegressor(RegressorMixin, _NetEstimator):
         self._low, self._high = float(target.min()) - margin, float(target.max()) + margin
         self.n_features_in_ = matrix.shape[1]
         self._fit(matrix, ((target - self._mean) / self._scale).astype(np.float32), sample_weight, 0)
+        return self
+
+    def refine(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *,
+        rate_factor: float = 0.3, epochs_factor: float = 0.3,
+    ) -> NetRegressor:  # fmt: skip
+        """Go on from the fitted weights on all rows; see :meth:`NetClassifier.refine`."""
+        check_is_fitted(self, "net_")
+        target = ((np.asarray(y, dtype=np.float64) - self._mean) / self._scale).astype(np.float32)
+        self._refine(X, target, sample_weight, 0, rate_factor=rate_factor, epochs_factor=epochs_factor)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:

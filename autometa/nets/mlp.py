@@ -17,7 +17,13 @@ _NUMERICAL_EMBEDDING = 8
 _N_FREQUENCIES = 16
 
 
-class TableInput(nn.Module):
+class NetInput(nn.Module):
+    """The first module of a net: a matrix as the families get it, (N, F), to numbers (N, ``n_outputs``)."""
+
+    n_outputs: int
+
+
+class TableInput(NetInput):
     """From a matrix whose first columns are category codes to one vector of numbers a row.
 
     Parameters
@@ -123,13 +129,15 @@ class MLP(nn.Module):
 
     Parameters
     ----------
-    table_input : TableInput
+    table_input : NetInput
     n_outputs : int
         Classes, or 1 for regression.
     hidden_sizes : sequence of int, default (128, 128)
     activation : {"relu", "silu", "selu"}, default "silu"
     dropout : float, default 0.0
         After each hidden layer, in [0, 1).
+    linear_skip : bool, default False
+        Add a linear map of the inputs to the output, past the hidden layers.
 
     Shape
     -----
@@ -144,12 +152,13 @@ class MLP(nn.Module):
 
     def __init__(
         self,
-        table_input: TableInput,
+        table_input: NetInput,
         n_outputs: int,
         *,
         hidden_sizes: Sequence[int] = (128, 128),
         activation: str = "silu",
         dropout: float = 0.0,
+        linear_skip: bool = False,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -164,9 +173,9 @@ class MLP(nn.Module):
             n_inputs = size
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(n_inputs, n_outputs)
+        self.skip = nn.Linear(table_input.n_outputs, n_outputs, bias=False) if linear_skip else None
 
     def forward(self, x: Tensor) -> Tensor:  # (N, F) -> (N, C)
         x = self.table_input(x)  # (N, D)
-        x = self.hidden(x)  # (N, H)
-        answer: Tensor = self.output(x)  # (N, C)
-        return answer
+        answer: Tensor = self.output(self.hidden(x))  # (N, H) -> (N, C)
+        return answer if self.skip is None else answer + self.skip(x)

@@ -1,4 +1,4 @@
-"""The time and the number of trials that a search may spend."""
+"""The time, the work or the number of trials that a search may spend."""
 
 from __future__ import annotations
 
@@ -6,6 +6,29 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
+
+
+@dataclass
+class WorkClock:
+    """Counts work instead of time: seconds as forecast before the search, the same in every run.
+
+    Examples
+    --------
+    >>> clock = WorkClock()
+    >>> clock.add(2.5)
+    >>> clock()
+    2.5
+    """
+
+    done: float = 0.0
+
+    def __call__(self) -> float:
+        return self.done
+
+    def add(self, seconds: float) -> None:
+        """Book the forecast seconds of a trial."""
+        self.done += seconds
 
 
 @dataclass(frozen=True)
@@ -19,7 +42,7 @@ class Budget:
     max_trials : int or None, default=None
         Must be >= 1. With a limit in trials, decisions do not depend on measured times.
     clock : callable, default=time.perf_counter
-        Replaced in tests.
+        A :class:`WorkClock` makes the seconds units of work; replaced in tests.
 
     Raises
     ------
@@ -39,6 +62,13 @@ class Budget:
             raise ValueError(f"The number of trials must be >= 1. Got {self.max_trials} instead.")
         object.__setattr__(self, "started", self.clock())
 
+    @classmethod
+    def of(cls, seconds: float, max_trials: int | None = None, unit: str = "seconds") -> Self:
+        """A budget in ``"seconds"`` or in ``"work"``."""
+        if unit not in {"seconds", "work"}:
+            raise ValueError(f"budget_unit must be 'seconds' or 'work'. Got {unit!r} instead.")
+        return cls(seconds, max_trials, clock=time.perf_counter if unit == "seconds" else WorkClock())
+
     @property
     def elapsed(self) -> float:
         """Seconds since birth."""
@@ -52,6 +82,20 @@ class Budget:
     @property
     def counts_trials(self) -> bool:
         return self.max_trials is not None
+
+    @property
+    def counts_work(self) -> bool:
+        return isinstance(self.clock, WorkClock)
+
+    @property
+    def counts_time(self) -> bool:
+        """Whether measured times may enter decisions."""
+        return not (self.counts_trials or self.counts_work)
+
+    def book(self, seconds: float) -> None:
+        """Count the work of a trial; without effect where time is measured."""
+        if isinstance(self.clock, WorkClock):
+            self.clock.add(seconds)
 
     def allows_trial(self, n_done: int) -> bool:
         """Whether a further trial may start after ``n_done`` trials."""

@@ -21,10 +21,10 @@ from rich.console import Console
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
 from autometa.collection import Collection, load_collection
-from autometa.experiment import make_chunks, run_experiment
+from autometa.experiment.engine import make_chunks, run_experiment
+from autometa.experiment.study import Measure, RunOptions, Study, make_plan, read_rows
 from autometa.family import Candidate, ModelFamily
 from autometa.search_space import SearchSpace
-from autometa.study import Measure, RunOptions, Study, make_plan, read_rows
 
 
 class Sleep(ModelFamily):

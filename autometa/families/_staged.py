@@ -1,0 +1,58 @@
+"""Boosted models round by round: their names for rounds and rate, and predictions after fewer rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUNDS_AND_RATE: Mapping[str, tuple[str, str]] = {
+    "hist_gradient_boosting": ("max_iter", "learning_rate"),
+    "lightgbm": ("n_estimators", "learning_rate"),
+    "xgboost": ("n_estimators", "learning_rate"),
+    "catboost": ("iterations", "learning_rate"),
+}
+"""Names of the two hyperparameters in each boosted family's configuration."""
+
+
+def staged_predictions(
+    family: str, estimator: Any, matrix: NDArray[np.float32], rounds: Sequence[int]
+) -> Iterator[NDArray[np.float64]]:
+    """Predictions of a fitted boosted estimator as if it had stopped after so many rounds.
+
+    Parameters
+    ----------
+    family : str
+        A key of :data:`ROUNDS_AND_RATE`.
+    estimator : scikit-learn estimator
+    matrix : ndarray of shape (n_rows, n_columns)
+    rounds : sequence of int
+        Increasing, none above the rounds of the fit.
+
+    Yields
+    ------
+    ndarray
+        Probabilities of shape (n_rows, n_classes), or values of shape (n_rows,).
+    """
+    classifies = hasattr(estimator, "predict_proba")
+    if family == "hist_gradient_boosting":
+        stages = estimator.staged_predict_proba(matrix) if classifies else estimator.staged_predict(matrix)
+        done = 0
+        for stop in rounds:
+            yield np.asarray(next(islice(stages, stop - done - 1, None)), dtype=np.float64)
+            done = stop
+        return
+    if family == "catboost":
+        matrix, estimator = estimator._pool(matrix), estimator.model_
+    predict = estimator.predict_proba if classifies else estimator.predict
+    for stop in rounds:
+        if family == "lightgbm":
+            answer = predict(matrix, num_iteration=stop)
+        elif family == "xgboost":
+            answer = predict(matrix, iteration_range=(0, stop))
+        else:
+            answer = predict(matrix, ntree_end=stop)
+        yield np.asarray(answer, dtype=np.float64)

@@ -1,0 +1,245 @@
+"""What ``fit`` does when its search is over: from measured candidates to the members that predict, in the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import dataclass, replace
+from functools import partial
+
+import cloudpickle
+import numpy as np
+from sklearn.dummy import DummyClassifier, DummyRegressor
+
+from autometa.ensembling import choose_weights
+from autometa.evaluation import Evaluator
+from autometa.fitting import FittedModel, fit_model
+from autometa.metrics import Metric
+from autometa.opening import FirstModel
+from autometa.predictor import Member
+from autometa.records import Evaluation, Ledger, LedgerEntry, Status
+from autometa.tuning import Budget, TuningResult
+from autometa.tuning.tuner import MAX_KEPT
+from autometa.workers import WorkerError, WorkerPool
+
+STABLE = frozenset({"linear", "knn", "naive_bayes", "svm"})
+"""Families whose fold models hardly differ, so that one model on all rows is as good as their mean, and quicker."""
+_MIN_BAG = 3
+_MIN_TRAIN_SHARE = 0.6
+_REFIT_MARGIN = 1.3
+_GRACE_SECONDS = 0.5
+_CHOICE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model may cost once it predicts.
+
+    Parameters
+    ----------
+    predict_ms : float or None
+        Milliseconds of all members together for one encoded row.
+    model_mb : float or None
+        Megabytes of all members together.
+    """
+
+    predict_ms: float | None = None
+    model_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_predict_ms", self.predict_ms), ("max_model_mb", self.model_mb)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be > 0 or None. Got {value} instead.")
+
+    def excess(self, members: Sequence[Member], evaluator: Evaluator) -> bool:
+        """Whether members are too slow or too large together."""
+        slow = self.predict_ms is not None and sum(_row_ms(m, evaluator) for m in members) > self.predict_ms
+        return slow or (self.model_mb is not None and sum(map(_size_mb, members)) > self.model_mb)
+
+
+@dataclass(frozen=True, eq=False)
+class Finisher:
+    """Makes the final members; each is there at once from its fold models, or fitted again on all rows.
+
+    Parameters
+    ----------
+    evaluator : Evaluator
+    workers : WorkerPool
+        Where models are fitted again.
+    metric : Metric
+    budget : Budget
+    ensemble : bool
+    limits : Limits
+    first : FirstModel or None
+        What is used where no candidate was measured.
+    """
+
+    evaluator: Evaluator
+    workers: WorkerPool
+    metric: Metric
+    budget: Budget
+    ensemble: bool
+    limits: Limits
+    first: FirstModel | None
+
+    def members(self, result: TuningResult) -> tuple[tuple[Member, ...], Ledger]:
+        """Members, heaviest first, always at least one; and the ledger of how they came about."""
+        ranked = result.ranked(self.metric.name)[:MAX_KEPT]
+        ledger = result.ledger
+        try:
+            made, ledger = self._chosen(ranked, ledger)
+        except KeyboardInterrupt:
+            note = "Interrupted: the models of the folds are used."
+            ledger = ledger.add(LedgerEntry(None, Status.SKIPPED, "refit", started=self.budget.elapsed, reason=note))
+            made = []
+        if made:
+            return tuple(made), ledger
+        for evaluation in (*ranked, *result.unfinished(self.metric.name)):
+            if models := self.evaluator.fold_models(evaluation.candidate):
+                reason = f"{len(models)} of {len(self.evaluator.splits)} fold models are used as they are"
+                entry = LedgerEntry(
+                    evaluation.candidate, Status.OK, "folds", 1.0, started=self.budget.elapsed, reason=reason
+                )
+                return (self._member(evaluation, models, 1.0),), ledger.add(entry)
+        return (self._stand_in(),), ledger.add(self._stand_in_entry())
+
+    def _chosen(self, ranked: list[Evaluation], ledger: Ledger) -> tuple[list[Member], Ledger]:
+        """The weighted members that can be had; weights are chosen anew where one cannot."""
+        made: dict[str, Member] = {}
+        pool = [e for e in ranked if not self._too_costly(e, made)] or ranked
+        while pool:
+            weighted = self._weighted(pool)
+            for evaluation, weight in weighted:
+                if evaluation.candidate.key not in made:
+                    member, entry = self._make(evaluation, weight, urgent=not made)
+                    ledger = ledger.add(entry)
+                    if member is not None:
+                        made[evaluation.candidate.key] = member
+            got = [replace(made[e.candidate.key], weight=w) for e, w in weighted if e.candidate.key in made]
+            if len(got) == len(weighted):
+                return self._within_limits(got), ledger
+            lost = {e.candidate.key for e, _ in weighted} - set(made)
+            if made and not self.budget.remaining > 0:
+                return self._within_limits(got), ledger
+            pool = [e for e in pool if e.candidate.key not in lost]
+        return [], ledger
+
+    def _weighted(self, pool: list[Evaluation]) -> list[tuple[Evaluation, float]]:
+        dataset = self.evaluator.dataset
+        predictions = [e.predictions for e in pool if e.predictions is not None]
+        if not self.ensemble or len(pool) == 1 or len(predictions) < len(pool):
+            return [(pool[0], 1.0)]
+        seconds = _CHOICE_SHARE * self.budget.remaining if self.budget.counts_time else None
+        weights = choose_weights(
+            predictions, dataset.y, metric=self.metric, sample_weight=dataset.sample_weight,
+            seed=self.evaluator.seed, max_seconds=seconds,
+        )  # fmt: skip
+        pairs = [(e, float(w)) for e, w in zip(pool, weights, strict=True) if w > 0]
+        return sorted(pairs, key=lambda pair: -pair[1])
+
+    def _make(self, evaluation: Evaluation, weight: float, *, urgent: bool) -> tuple[Member | None, LedgerEntry]:
+        """A member from its fold models where their mean is at least as good, else from a new fit."""
+        models = self.evaluator.fold_models(evaluation.candidate)
+        started = self.budget.elapsed
+        source, reason = "folds", f"mean of {len(models)} fold models"
+        if not self._bag_is_enough(evaluation, models):
+            model, problem = self._refit(evaluation, urgent=urgent and not models)
+            if model is not None:
+                models, source, reason = [model], "refit", ""
+            elif models:
+                models = models[-1:] if self._folds_are_partial(evaluation) else models
+                reason = f"{len(models)} fold models instead of a new fit: {problem}"
+            else:
+                source, reason = "refit", problem
+        status = Status.OK if models else Status.TIMEOUT
+        seconds = self.budget.elapsed - started
+        entry = LedgerEntry(evaluation.candidate, status, source, weight, seconds, started, reason)
+        return (self._member(evaluation, models, weight) if models else None), entry
+
+    def _bag_is_enough(self, evaluation: Evaluation, models: Sequence[FittedModel]) -> bool:
+        stable = evaluation.candidate.family in STABLE or not self.ensemble
+        return len(models) >= _MIN_BAG and not stable and not self._folds_are_partial(evaluation)
+
+    def _folds_are_partial(self, evaluation: Evaluation) -> bool:
+        """Folds that see a small part of the rows only (earlier times, few folds) cannot stand for all of them."""
+        return evaluation.n_train_rows < _MIN_TRAIN_SHARE * self.evaluator.dataset.n_rows
+
+    def _refit(self, evaluation: Evaluation, *, urgent: bool) -> tuple[FittedModel | None, str]:
+        """A model of this candidate on all rows, fitted in a worker so that it can be stopped."""
+        remaining = float("inf") if self.budget.counts_work else self.budget.remaining
+        share = self.evaluator.dataset.n_rows / max(1, evaluation.n_train_rows)
+        expected = _REFIT_MARGIN * float(np.mean(evaluation.fit_seconds)) * share
+        if not urgent and expected > remaining:
+            return None, "no time left to fit it on all rows"
+        family = self.evaluator.families[evaluation.candidate.family]
+        data = self.evaluator.data(family.matrix)
+        task = partial(fit_model, family, dict(evaluation.candidate.config), data=data, seed=self.evaluator.seed)
+        limit = remaining + (_GRACE_SECONDS if urgent else 0.0) if np.isfinite(remaining) else None
+        future = self.workers.submit(task, time_limit=limit)
+        try:
+            return future.result(limit), ""
+        except NotInTime:
+            return None, "no time left to fit it on all rows"
+        except WorkerError as error:
+            return None, str(error)
+        finally:
+            future.cancel()
+
+    def _member(self, evaluation: Evaluation, models: Sequence[FittedModel], weight: float) -> Member:
+        candidate = evaluation.candidate
+        matrix = self.evaluator.families[candidate.family].matrix
+        return Member(candidate.family, dict(candidate.config), matrix, tuple(models), weight)
+
+    def _too_costly(self, evaluation: Evaluation, made: dict[str, Member]) -> bool:
+        """Whether a candidate breaks the limits alone; a bag that does is first cut down to one model."""
+        if self.limits == Limits():
+            return False
+        models = self.evaluator.fold_models(evaluation.candidate)
+        if not models:
+            return False
+        bag = self._member(evaluation, models, 1.0)
+        if not self.limits.excess([bag], self.evaluator):
+            return False
+        one = self._member(evaluation, models[-1:], 1.0)
+        if self.limits.excess([one], self.evaluator):
+            return True
+        made[evaluation.candidate.key] = one
+        return False
+
+    def _within_limits(self, members: list[Member]) -> list[Member]:
+        """The heaviest members that keep the limits together."""
+        while len(members) > 1 and self.limits.excess(members, self.evaluator):
+            members = members[:-1]
+        return members
+
+    def _stand_in(self) -> Member:
+        """The first model, or the prior of the classes or the mean of the target."""
+        if self.first is not None:
+            return self.first.member
+        dataset = self.evaluator.dataset
+        model = DummyClassifier() if dataset.task.is_classification else DummyRegressor()
+        model.fit(np.zeros((dataset.n_rows, 1)), dataset.y, sample_weight=dataset.sample_weight)
+        return Member("constant", {}, "tree", (model,))
+
+    def _stand_in_entry(self) -> LedgerEntry:
+        note = "No candidate could be fitted within the limits: "
+        note += "a constant prediction is used." if self.first is None else "the first quick model is used."
+        status = Status.FAILED if self.first is None else Status.OK
+        candidate = None if self.first is None else self.first.candidate
+        return LedgerEntry(candidate, status, "refit", started=self.budget.elapsed, reason=note)
+
+
+def _row_ms(member: Member, evaluator: Evaluator) -> float:
+    """Milliseconds for one row, the best of three."""
+    row = evaluator.data(member.matrix).matrix[:1]
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        member.predict_raw(row, evaluator.dataset.n_classes)
+        times.append(time.perf_counter() - started)
+    return 1e3 * min(times)
+
+
+def _size_mb(member: Member) -> float:
+    return len(cloudpickle.dumps(member.models)) / 2**20

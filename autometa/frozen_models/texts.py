@@ -1,0 +1,91 @@
+"""LightGBM and XGBoost models as their own text formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float32]
+_MANY_ROWS = 2_000
+
+
+class FrozenLightGBM:
+    """A LightGBM model as its own text format.
+
+    Parameters
+    ----------
+    text : str
+        From ``Booster.model_to_string()``.
+    classes : ndarray or None
+        ``None`` for regression.
+    """
+
+    def __init__(self, text: str, classes: NDArray[Any] | None) -> None:
+        from lightgbm import Booster
+
+        self.text = text
+        self.booster = Booster(model_str=text)
+        if classes is not None:
+            self.classes_ = np.asarray(classes)
+
+    def _outputs(self, X: Matrix) -> NDArray[np.float64]:
+        # Waking threads takes longer than one row; rows never share a sum, so threads change no bit.
+        return np.asarray(self.booster.predict(X, num_threads=1 if len(X) < _MANY_ROWS else 0))
+
+    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
+        """Class probabilities, shape (n_rows, n_classes)."""
+        return _two_columns(self._outputs(X), len(self.classes_))
+
+    def predict(self, X: Matrix) -> NDArray[Any]:
+        """Values, or the most probable class, shape (n_rows,)."""
+        if hasattr(self, "classes_"):
+            return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        return self._outputs(X)
+
+
+class FrozenXGBoost:
+    """An XGBoost model as its own JSON.
+
+    Parameters
+    ----------
+    text : str
+        From ``Booster.save_raw("json")``.
+    classes : ndarray or None
+        ``None`` for regression.
+    """
+
+    def __init__(self, text: str, classes: NDArray[Any] | None) -> None:
+        from xgboost import Booster
+
+        self.text = text
+        self.booster = Booster()
+        self.booster.load_model(bytearray(text.encode()))
+        self._n_threads = -1
+        if classes is not None:
+            self.classes_ = np.asarray(classes)
+
+    def _outputs(self, X: Matrix) -> NDArray[np.float64]:
+        n_threads = 1 if len(X) < _MANY_ROWS else 0
+        if n_threads != self._n_threads:
+            self.booster.set_param({"nthread": n_threads})
+            self._n_threads = n_threads
+        return np.asarray(self.booster.inplace_predict(X, validate_features=False), dtype=np.float64)
+
+    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
+        """Class probabilities, shape (n_rows, n_classes)."""
+        return _two_columns(self._outputs(X), len(self.classes_))
+
+    def predict(self, X: Matrix) -> NDArray[Any]:
+        """Values, or the most probable class, shape (n_rows,)."""
+        if hasattr(self, "classes_"):
+            return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        return self._outputs(X)
+
+
+def _two_columns(outputs: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
+    """Both probabilities where a library gives only that of the second class."""
+    if n_classes == 1:
+        return np.ones((len(outputs), 1))
+    return np.column_stack([1.0 - outputs, outputs]) if outputs.ndim == 1 else outputs

@@ -1,0 +1,143 @@
+"""What ``fit`` does before its workers have started: a first model at once, the selection in the background."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autometa.data import Dataset, stratified_sample
+from autometa.evaluation import Evaluator
+from autometa.family import Candidate, ModelFamily
+from autometa.fitting import fit_model
+from autometa.meta_features import MetaFeatures
+from autometa.metrics import Metric
+from autometa.predictor import Member
+from autometa.selection import CORPUS_ROWS, Selection
+from autometa.tuning import Budget, WarmStart
+
+_QUICK = ("linear", "knn", "naive_bayes")
+_QUICK_CELLS = 300_000
+_MIN_ROWS = 200
+_ORDER = ("linear", "lightgbm", "random_forest", "hist_gradient_boosting", "extra_trees", "knn")
+
+
+@dataclass(frozen=True, eq=False)
+class FirstModel:
+    """A model that is there while the workers still start.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    member : Member
+    score : float
+        On the rows that it was not fitted on; higher is better.
+    started, seconds : float
+        When its fit began, counted from the start of the budget, and how long it took.
+    """
+
+    candidate: Candidate
+    member: Member
+    score: float
+    started: float
+    seconds: float
+
+
+def first_model(evaluator: Evaluator, metric: Metric, budget: Budget) -> FirstModel | None:
+    """The default of the first quick family on a part of one split, in this process: a fraction of a second.
+
+    Nobody can stop a fit in this process, so the number of cells is bounded. ``None`` where no quick family takes
+    part or the fit fails.
+    """
+    family = next((evaluator.families[name] for name in _QUICK if name in evaluator.families), None)
+    if family is None:
+        return None
+    elapsed, started = budget.elapsed, time.perf_counter()
+    data = evaluator.data(family.matrix)
+    candidate = family.default_candidate()
+    train, test = evaluator.splits[-1]
+    width = max(1, data.matrix.shape[1]) * max(1, data.n_classes // 3)
+    n_rows = max(_MIN_ROWS, _QUICK_CELLS // width)
+    train, test = (_part(evaluator.dataset, rows, n_rows, evaluator.seed) for rows in (train, test))
+    weight = evaluator.dataset.sample_weight
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            model = fit_model(family, candidate.config, data=data, rows=train, seed=evaluator.seed)
+            prediction = model.predict(data.matrix[test])
+            score = metric.score(data.y[test], prediction, None if weight is None else weight[test])
+    except Exception:
+        return None
+    member = Member(family.name, dict(candidate.config), family.matrix, (model,))
+    return FirstModel(candidate, member, score, elapsed, time.perf_counter() - started)
+
+
+def _part(dataset: Dataset, rows: NDArray[np.intp], n_rows: int, seed: int) -> NDArray[np.intp]:
+    """At most ``n_rows`` of the rows, every class as often as before."""
+    if len(rows) <= n_rows:
+        return rows
+    return np.asarray(rows[stratified_sample(dataset.y[rows], dataset.task, n_rows, seed)])
+
+
+def provisional_selection(dataset: Dataset, metric: Metric, families: Sequence[ModelFamily]) -> Selection:
+    """Defaults, quick families first: what there is until the ranking has been made."""
+    ranks = {name: rank for rank, name in enumerate(_ORDER)}
+    ordered = sorted(families, key=lambda f: (ranks.get(f.name, len(ranks)), "torch" in f.requires))
+    note = "There was no time to rank the candidates: these are defaults in a fixed order."
+    defaults = tuple(family.default_candidate() for family in ordered)
+    return Selection(defaults, dataset.name, metric, tuple(families), MetaFeatures({}), notes=(note,))
+
+
+def warm_start(selection: Selection, n_rows: int) -> WarmStart:
+    """What the search takes from a selection for a table with so many rows."""
+    return WarmStart(selection.candidates, selection.belief, max(1.0, n_rows / CORPUS_ROWS))
+
+
+def in_background(make: Callable[[], Selection], n_rows: int) -> tuple[Future[Selection], Future[WarmStart]]:
+    """A selection that is made in a thread while the workers start, and what the search takes from it.
+
+    A thread, not a process: the search needs the selection where PyTorch's import, most of its time, cannot be spared
+    anyway. It cannot be stopped; who does not want to wait goes on without it.
+    """
+    warm: Future[WarmStart] = Future()
+
+    def hand_on(done: Future[Selection]) -> None:
+        error = done.exception()
+        if error is None:
+            warm.set_result(warm_start(done.result(), n_rows))
+        else:
+            warm.set_exception(error)
+
+    thread = ThreadPoolExecutor(1, thread_name_prefix="autometa-select")
+    selection = thread.submit(make)
+    selection.add_done_callback(hand_on)
+    thread.shutdown(wait=False)
+    return selection, warm
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within, SIGTERM does what Ctrl-C does. Only in the main thread; the previous handler comes back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        if not callable(signal.getsignal(signal.SIGINT)):
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # whose handler waits where an exception would do harm
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)

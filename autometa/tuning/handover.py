@@ -1,0 +1,191 @@
+"""When the study's own trials know more than earlier datasets: a surrogate of the study, and who leads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import log_ndtr, ndtr
+
+from autometa.family import Candidate
+from autometa.tuning.history import Outcome, floor
+from autometa.tuning.spaces import Floats, Spaces
+
+if TYPE_CHECKING:
+    from autometa.meta_model.belief import Belief
+
+_MAX_LOG_RATIO = 3.0
+_LENGTHS = (0.2, 0.4, 0.8, 1.6, 3.2)
+_NOISES = (1e-4, 1e-2, 1e-1, 0.5)
+_MIN_WEIGHT = 1e-2
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """What a surrogate expects of candidates, raw units: means, standard deviations (both (C,)) and noise."""
+
+    mean: Floats
+    std: Floats
+    noise: float
+
+
+class Surrogate:
+    """A Gaussian process fitted to the trials of one study only.
+
+    Matérn 5/2 over encoded configurations, averaged over a grid of length scales and noises with the weights of their
+    marginal likelihoods, the variance at its mode: closed forms of one eigendecomposition per length scale. Scores far
+    below the median are drawn up (see :func:`autometa.tuning.history.floor`), since how bad a bad configuration is
+    says little about the good ones.
+
+    Parameters
+    ----------
+    spaces : Spaces
+    history : sequence of Outcome
+        Those without a score are ignored; at least two must have one.
+    """
+
+    def __init__(self, spaces: Spaces, history: Sequence[Outcome]) -> None:
+        scored = [outcome for outcome in history if outcome.scored]
+        if len(scored) < 2:
+            raise ValueError(f"A surrogate must be given at least 2 scored trials. Got {len(scored)} instead.")
+        self.spaces = spaces
+        scores = np.array([outcome.score for outcome in scored])
+        self.scores = np.maximum(scores, floor(scores))
+        self._vectors = spaces.vectors([outcome.candidate for outcome in scored])
+        self._centre, self._unit = float(self.scores.mean()), float(self.scores.std()) or 1.0
+        self._fits = _fits(_distances(self._vectors, self._vectors), (self.scores - self._centre) / self._unit)
+
+    @property
+    def incumbent(self) -> float:
+        """The best score, raw units."""
+        return float(self.scores.max())
+
+    def forecast(self, candidates: Sequence[Candidate]) -> Forecasts:
+        """Means and standard deviations of the noise-free scores."""
+        distances = _distances(self.spaces.vectors(candidates), self._vectors)  # (C, n)
+        parts = [fit.predict(distances) for fit in self._fits]
+        weight = np.array([fit.weight for fit in self._fits])
+        means, variances = np.stack([m for m, _ in parts]), np.stack([v for _, v in parts])  # (F, C)
+        mean = weight @ means
+        variance = weight @ (variances + np.square(means - mean))
+        noise = float(weight @ np.array([fit.variance * fit.noise for fit in self._fits]))
+        std = self._unit * np.sqrt(np.maximum(variance, 1e-12))
+        return Forecasts(self._centre + self._unit * mean, std, self._unit * math.sqrt(noise))
+
+    def expected_improvement(self, candidates: Sequence[Candidate]) -> Floats:
+        """Expected gain over the best score, raw units, shape (len(candidates),)."""
+        forecast = self.forecast(candidates)
+        z = (forecast.mean - self.incumbent) / forecast.std
+        return np.asarray(forecast.std * (z * ndtr(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A Gaussian process with fixed length scale and noise (in units of its variance)."""
+
+    length: float
+    noise: float
+    variance: float
+    weight: float
+    coefficients: Floats
+    """Shape (n,)."""
+    half: Floats
+    """Half of the inverse covariance, shape (n, n)."""
+
+    def predict(self, distances: Floats) -> tuple[Floats, Floats]:
+        """Means and variances at points of given distances to the trials, shape (C, n)."""
+        cross = _matern(distances / self.length)
+        explained = np.square(cross @ self.half).sum(axis=1)
+        return cross @ self.coefficients, self.variance * np.maximum(1.0 - explained, 0.0)
+
+
+def _fits(distances: Floats, target: Floats) -> list[_Fit]:
+    """One fit for each length scale and noise that is not much less likely than the best, weights summing to 1."""
+    n, found, log_likelihoods = len(target), [], []
+    for length in _LENGTHS:
+        values, vectors = np.linalg.eigh(_matern(distances / length))
+        rotated = vectors.T @ target
+        for noise in _NOISES:
+            spectrum = np.maximum(values, 0.0) + noise
+            # One pseudo-observation of unit variance keeps few equal scores from looking certain.
+            variance = (1.0 + float(np.square(rotated) @ (1 / spectrum))) / (n + 1)
+            log_likelihoods.append(-0.5 * (n + 1) * math.log(variance) - 0.5 * float(np.log(spectrum).sum()))
+            half = vectors / np.sqrt(spectrum)
+            found.append(_Fit(length, noise, variance, 0.0, half @ (half.T @ target), half))
+    weights = np.exp(np.array(log_likelihoods) - max(log_likelihoods))
+    kept = [replace(fit, weight=float(w)) for fit, w in zip(found, weights, strict=True) if w > _MIN_WEIGHT]
+    total = sum(fit.weight for fit in kept)
+    return [replace(fit, weight=fit.weight / total) for fit in kept]
+
+
+def _distances(a: Floats, b: Floats) -> Floats:
+    squares = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
+
+
+def _matern(distance: Floats) -> Floats:
+    scaled = math.sqrt(5) * distance
+    return np.asarray((1 + scaled + scaled**2 / 3) * np.exp(-scaled))
+
+
+@dataclass
+class Handover:
+    """Who leads: the belief, or the surrogate fitted to this study's own trials.
+
+    After each scored trial both are asked how likely they held its score to be, knowing the trials before it only.
+    The surrogate leads once the product of these ratios, over the last ``window`` trials, outweighs the prior odds of
+    the belief, and never before ``min_trials`` scored trials; the lead can go back. One trial counts for at most a
+    factor of e^3, and scores below the floor count as "below the floor" for both.
+
+    Source: predictive (prequential) model comparison, Dawid 1984.
+
+    Parameters
+    ----------
+    prior_weight : float, default=0.9
+        Prior probability that the belief is the better guide; must lie strictly between 0 and 1.
+    min_trials : int, default=10
+    window : int, default=25
+    """
+
+    prior_weight: float = 0.9
+    min_trials: int = 10
+    window: int = 25
+    log_ratios: dict[int, float] = field(default_factory=dict)
+    """Log density under the belief less that under the surrogate, by trial number."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prior_weight < 1:
+            raise ValueError(f"prior_weight must lie between 0 and 1. Got {self.prior_weight} instead.")
+
+    def record(self, outcome: Outcome, belief: Belief, index: int, *, surrogate: Surrogate) -> None:
+        """Compare the forecasts for one more trial; ``belief`` and ``surrogate`` know the trials before it."""
+        error = outcome.standard_error if math.isfinite(outcome.standard_error) else 0.0
+        own = surrogate.forecast([outcome.candidate])
+        limit = floor(surrogate.scores)
+        ratio = _log_density(outcome.score, belief.mean[index], math.hypot(belief.std[index], error), limit)
+        ratio -= _log_density(outcome.score, own.mean[0], math.hypot(own.std[0], own.noise), limit)
+        self.log_ratios[outcome.number] = float(np.clip(ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+
+    def weight(self, history: Sequence[Outcome]) -> float:
+        """Posterior probability that the belief is the better guide."""
+        recent = [o.number for o in history if o.number in self.log_ratios][-self.window :]
+        log_odds = math.log(self.prior_weight / (1 - self.prior_weight))
+        log_odds += sum(self.log_ratios[number] for number in recent)
+        return 1 / (1 + math.exp(-min(max(log_odds, -50.0), 50.0)))
+
+    def surrogate_leads(self, history: Sequence[Outcome]) -> bool:
+        """Whether the next trial should come from the surrogate."""
+        n_scored = sum(outcome.scored for outcome in history)
+        return n_scored >= self.min_trials and self.weight(history) < 0.5
+
+
+def _log_density(score: float, mean: float, std: float, limit: float) -> float:
+    """Log density of a score under a Gaussian; log probability of "at most ``limit``" for scores below it."""
+    std = max(float(std), 1e-12)
+    if score < limit:
+        return float(log_ndtr((limit - float(mean)) / std))
+    return -0.5 * ((score - float(mean)) / std) ** 2 - math.log(std) - _LOG_SQRT_2PI

@@ -1,0 +1,224 @@
+"""Does a task memory pay? On external meta-benchmarks and on the shipped corpus, whole groups or folds left out.
+
+    python experiments/memory/run.py external FOLDER... [--seeds 1]
+    python experiments/memory/run.py stream FOLDER...
+    python experiments/memory/run.py corpus
+
+``external`` and ``corpus`` compare four ways to believe, for a parametric meta-model (ridge alone) and for the shipped
+one (ridge and forest): without memory, with it, with an untrained one, and with the values shuffled among its keys.
+``stream`` trains on three of ten folds, writes the tasks of six more to the memory, one after the other and without a
+gradient step, and tests on the tenth. Figures go to ``report.json`` beside this file, rows of each part replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+import torch
+
+from autometa.meta_dataset import MetaDataset
+from autometa.meta_model import Belief, MetaModel
+from autometa.meta_model.memory import TaskMemory, recall
+from autometa.meta_training import TrainingOptions, train_meta_model
+from autometa.meta_training.memory import MemoryOptions, train_memory, write_tasks
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "meta_model"))
+from external import load, normalise  # noqa: E402
+from own_corpus import CORPUS, curve, load_worlds, normalised  # noqa: E402
+
+LEARNERS = {"ridge": ("ridge",), "ridge+forest": ("ridge", "forest")}
+KS = (1, 3, 5, 10)
+UNTRAINED = MemoryOptions(n_episodes=0)
+
+Row = dict[str, Any]
+
+
+def normalised_error(belief: Belief, truth: np.ndarray) -> float:
+    """Mean squared error of the forecast in normalised units, on what is known."""
+    return float(np.nanmean((belief.normalised_mean - truth) ** 2))
+
+
+def try_candidates(belief: Belief, raw: np.ndarray, error: np.ndarray | None = None) -> list[int]:
+    """The order in which a belief tries candidates whose raw scores it sees one by one."""
+    order: list[int] = []
+    for _ in range(min(max(KS), len(raw))):
+        index = belief.next()
+        order.append(index)
+        if np.isfinite(raw[index]):
+            noise = None if error is None else float(error[index]) or None
+            belief = belief.observe(index, float(raw[index]), standard_error=noise)
+        else:
+            belief = belief.observe_failure(index)
+    return order
+
+
+def memories(train: MetaDataset, model: MetaModel, seed: int) -> dict[str, TaskMemory | None]:
+    trained = train_memory(train, model, seed=seed)
+    return {
+        "no memory": None, "memory": trained, "untrained memory": train_memory(train, model, options=UNTRAINED),
+        "shuffled memory": trained.shuffled(seed),
+    }  # fmt: skip
+
+
+def bench_rows(
+    data: MetaDataset, model: MetaModel, test: list[str], *, ways: dict[str, TaskMemory | None], tags: Row
+) -> Iterator[Row]:
+    """One row per test dataset and way to believe, on a complete external bench."""
+    raw = data.score_table()
+    scores = normalise(raw)
+    candidates = [data.candidates[key] for key in raw.columns]
+    for name in test:
+        for way, memory in ways.items():
+            belief = recall(memory, model, meta_features=data.meta_features.loc[name], candidates=candidates)
+            truth = scores.loc[name].to_numpy()
+            path = np.maximum.accumulate(truth[try_candidates(belief, raw.loc[name].to_numpy())])
+            yield {**tags, "dataset": name, "way": way, "error": normalised_error(belief, truth), "path": path}
+
+
+def external(folder: Path, seeds: int) -> Iterator[Row]:
+    data, folds = load(folder)
+    for fold in sorted(folds.unique()):
+        train = data.subset([d for d in data.datasets if folds[d] != fold])
+        test = [d for d in data.datasets if folds[d] == fold]
+        for base, learners in LEARNERS.items():
+            for seed in range(seeds):
+                model = train_meta_model(train, seed=seed, options=TrainingOptions(learners=learners))
+                tags = {"base": base, "group": str(fold), "seed": seed}
+                yield from bench_rows(data, model, test, ways=memories(train, model, seed), tags=tags)
+        print(f"{folder.name}: fold {fold} done", flush=True)
+
+
+def stream(folder: Path, seeds: int) -> Iterator[Row]:
+    data, folds = load(folder)
+    names = sorted(folds.unique())
+    for f, fold in enumerate(names):
+        known = {names[(f + i) % len(names)] for i in (1, 2, 3)}
+        start = data.subset([d for d in data.datasets if folds[d] in known])
+        new = [d for d in data.datasets if folds[d] not in known and folds[d] != fold][:100]
+        test = [d for d in data.datasets if folds[d] == fold]
+        model = train_meta_model(start)
+        memory = train_memory(start, model)
+        later = write_tasks(memory, model, data.subset(new))
+        ways = {"no memory": None, "memory": memory, "memory after the stream": later}
+        tags = {"base": "ridge+forest", "group": str(fold), "seed": 0}
+        yield from bench_rows(data, model, test, ways=ways, tags=tags)
+        both = data.subset([*start.datasets, *new])
+        model = train_meta_model(both)
+        for row in bench_rows(data, model, test, ways={"no memory": None}, tags=tags):
+            yield {**row, "way": "retrained on everything"}
+        print(f"{folder.name}: stream of {len(new)} into {len(start.datasets)}, fold {fold} done", flush=True)
+
+
+def corpus(seeds: int) -> Iterator[Row]:
+    """Chosen on one half of the validation splits, scored on the other; flat datasets left out."""
+    for half in (0, 1):
+        meta, worlds = load_worlds(CORPUS, half)
+        for seed in range(seeds):
+            for train, test in meta.split_by_group(5, seed=seed):
+                for base, learners in LEARNERS.items():
+                    model = train_meta_model(train, seed=seed, options=TrainingOptions(learners=learners))
+                    ways = memories(train, model, seed)
+                    for world in worlds:
+                        for name in (d for d in test.datasets if d in world.choose.index):
+                            raw, error = world.choose.loc[name].to_numpy(), world.error.loc[name].to_numpy()
+                            if world.spread[name] < 2 * np.nanmedian(error) / np.sqrt(2):
+                                continue
+                            truth = normalised(world.held.loc[name].to_numpy(), float(world.spread[name]))
+                            for way, memory in ways.items():
+                                belief = recall(
+                                    memory, model, meta_features=meta.meta_features.loc[name],
+                                    candidates=world.candidates, metric=world.metric,
+                                )  # fmt: skip
+                                path = np.array(curve(try_candidates(belief, raw, error), raw, truth))
+                                yield {
+                                    "base": base, "group": str(meta.groups[name]), "seed": seed, "dataset": name,
+                                    "way": way, "error": normalised_error(belief, truth), "path": path,
+                                }  # fmt: skip
+        print(f"corpus: half {half} done", flush=True)
+
+
+def summarise(rows: list[Row], reference: str) -> dict[str, Any]:
+    """Means over datasets, and differences to a reference way with 95 % bootstrap intervals over groups."""
+    frame = pd.DataFrame(rows)
+    for k in KS:
+        frame[f"@{k}"] = [path[k - 1] for path in frame["path"]]
+    frame[f"mean of 1..{max(KS)}"] = [path.mean() for path in frame["path"]]
+    columns = ["error", *(c for c in frame.columns if c.startswith(("@", "mean of")))]
+    cells = frame.groupby(["base", "way", "dataset", "group"])[columns].mean().reset_index()
+    report: dict[str, Any] = {"datasets": int(cells["dataset"].nunique())}
+    for (base, way), part in cells.groupby(["base", "way"], sort=False):
+        part = part.set_index("dataset")
+        block = {c: {"value": round(float(part[c].mean()), 4)} for c in columns}
+        other = cells[(cells["base"] == base) & (cells["way"] == reference)].set_index("dataset")
+        if way != reference and len(other):
+            for c in columns:
+                difference = part[c] - other[c].reindex(part.index)
+                block[c] |= {
+                    "difference": round(float(difference.mean()), 4),
+                    "interval": bootstrap(difference.to_numpy(), part.index.to_numpy()),
+                    "interval_by_group": bootstrap(difference.to_numpy(), part["group"].to_numpy()),
+                }
+        report[f"{base}: {way}"] = block
+    return report
+
+
+def bootstrap(values: np.ndarray, cluster: np.ndarray, n: int = 4000) -> list[float]:
+    """95 % interval of the mean when whole clusters are drawn again."""
+    _, number = np.unique(cluster, return_inverse=True)
+    total, count = np.bincount(number, values), np.bincount(number)
+    drawn = np.random.default_rng(0).integers(len(total), size=(n, len(total)))
+    means = total[drawn].sum(axis=1) / count[drawn].sum(axis=1)
+    return [round(float(q), 4) for q in np.quantile(means, [0.025, 0.975])]
+
+
+def show(name: str, report: dict[str, Any]) -> None:
+    print(f"\n{name}: {report['datasets']} datasets")
+    for way, block in report.items():
+        if isinstance(block, dict):
+            text = [
+                f"{c} {v['value']:.3f}" + (f" ({v['difference']:+.3f} {v['interval']})" if "difference" in v else "")
+                for c, v in block.items()
+            ]
+            print(f"  {way:34s}" + "  ".join(text), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["external", "stream", "corpus"])
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--report", type=Path, default=HERE / "report.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    runs: dict[str, Callable[[], Iterator[Row]]] = {}
+    if arguments.part == "corpus":
+        runs["corpus"] = lambda: corpus(arguments.seeds)
+    for folder in arguments.folders:
+        part = external if arguments.part == "external" else stream
+        runs[f"{arguments.part} {folder.resolve().name}"] = lambda part=part, folder=folder: part(
+            folder, arguments.seeds
+        )
+    for name, rows in runs.items():
+        started = time.process_time()
+        result = summarise(list(rows()), "memory" if arguments.part == "stream" else "no memory")
+        result["cpu_seconds"] = round(time.process_time() - started)
+        report = json.loads(arguments.report.read_text()) if arguments.report.exists() else {}
+        report[name] = result
+        arguments.report.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+        show(name, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,389 @@
+import pickle
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.testing import pytest_samplers as published
+
+from autometa.family import Candidate, ModelFamily
+from autometa.meta_model.belief import Belief, Covariance, Prior, ScalePrior, SecondsPrior
+from autometa.search_space import SearchSpace
+from autometa.tuning import MetaSampler
+from autometa.tuning.extension import extend
+from autometa.tuning.handover import Handover, Surrogate
+from autometa.tuning.proposals import suggest, trial_params
+from autometa.tuning.spaces import Spaces
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Valley(ModelFamily):
+    name = "valley"
+    search_space = SearchSpace({"a": FloatDistribution(0.0, 1.0), "depth": IntDistribution(1, 9)})
+    default_config = {"a": 0.5, "depth": 5}  # noqa: RUF012
+
+    def build(self, config, shape, *, random_state=0, n_threads=1):
+        raise NotImplementedError
+
+
+class Kind(Valley):
+    name = "kind"
+    search_space = SearchSpace(
+        {"kernel": CategoricalDistribution(["x", "y"]), "c": FloatDistribution(0.1, 10, log=True)}
+    )
+    default_config = {"kernel": "x", "c": 1.0}  # noqa: RUF012
+
+
+FAMILIES = (Valley(), Kind())
+
+
+class Plan:
+    """What the sampler needs of a Selection: 32 candidates with a belief of a given mean."""
+
+    def __init__(self, mean=None, seconds=None, families=FAMILIES, n=16, scale_std=0.5):
+        self.families = families
+        self.candidates = tuple(c for family in families for c in family.pool(n))
+        C = len(self.candidates)
+        value = np.array([true_score(c) for c in self.candidates]) if mean is None else np.asarray(mean)
+        value = (value - np.median(value)) / max(np.ptp(value), 1e-9) * 2
+        covariance = Covariance.from_matrix(0.1 * np.eye(C) + 0.1)
+        scale = ScalePrior(offset=0.5, offset_std=0.5, slope=0.0, log_scale=-1.0, log_scale_std=scale_std)
+        times = None
+        if seconds is not None:
+            times = SecondsPrior(np.log(seconds), Covariance.from_matrix(0.01 * np.eye(C)), speed_std=0.1)
+        self.belief = Belief(Prior(value, covariance, scale), times)
+
+
+def true_score(candidate):
+    """Best at valley(a=0.8, depth=7): 1; kind is 0.3 worse."""
+    c = candidate.config
+    if candidate.family == "valley":
+        return 1.0 - (c["a"] - 0.8) ** 2 - 0.01 * (c["depth"] - 7) ** 2
+    return 0.7 - 0.05 * abs(np.log10(c["c"])) - (0.1 if c["kernel"] == "y" else 0.0)
+
+
+def run(sampler, n, *, sign=1.0, families=FAMILIES, study=None):
+    study = study or optuna.create_study(direction="maximize" if sign > 0 else "minimize", sampler=sampler)
+    study.sampler = sampler
+    study.optimize(lambda trial: sign * true_score(suggest(trial, families)), n_trials=n)
+    return study
+
+
+class TestPublishedSuite(
+    published.BasicSamplerTestCase, published.RelativeSamplerTestCase, published.SingleOnlySamplerTestCase
+):
+    """The tests that Optuna publishes for every sampler; the parameters are none of the belief's."""
+
+    @pytest.fixture
+    def sampler(self):
+        return lambda: MetaSampler(Plan(), seed=0)
+
+
+class TestPublishedSuiteOnSources(published.BasicSamplerTestCase):
+    """The same for a sampler whose space is that of an earlier study and holds the tests' own names."""
+
+    @pytest.fixture
+    def sampler(self):
+        source = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        source.optimize(lambda t: t.suggest_float("x", 0, 10) + t.suggest_float("y", 0, 10), n_trials=5)
+        return lambda: MetaSampler(source_studies=[source], seed=0)
+
+
+def test_the_first_trials_are_the_best_forecast_and_the_defaults():
+    plan = Plan()
+    study = run(MetaSampler(plan, seed=0, per_second=False), 4)
+    best = plan.candidates[int(np.argmax(plan.belief.mean))]
+    assert study.trials[0].params == trial_params(best)
+    defaults = [trial_params(family.default_candidate()) for family in plan.families]
+    assert [study.trials[i].params in defaults for i in range(4)] == [False, True, False, True]
+
+
+def test_it_is_cheap_only_until_one_model_exists():
+    seconds = np.where(np.arange(32) % 2, 0.01, 60.0)
+    plan = Plan(mean=-np.arange(32.0), seconds=seconds)
+    sampler = MetaSampler(plan, seed=0, n_defaults=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    asked = []
+    for _ in range(2):
+        trial = study.ask()
+        asked.append(plan.candidates.index(suggest(trial, plan.families)))
+        trial.set_user_attr("fit_seconds", float(seconds[asked[-1]]))
+        study.tell(trial, 0.5)
+    assert asked[0] == 1  # the best of the cheap ones
+    assert seconds[asked[1]] < 1  # one dear fit costs as much as thousands of cheap ones
+
+
+def test_dear_candidates_wait_outside_a_small_budget_and_costs_do_not_count_with_trials():
+    seconds = np.where(np.arange(32) % 2, 1.0, 60.0)
+    mean = np.where(np.arange(32) % 2, -np.arange(32.0), 200.0)
+    for options, dear in ({"budget": 30.0}, False), ({"per_second": False}, True):
+        plan = Plan(mean=mean, seconds=seconds)
+        sampler = MetaSampler(plan, seed=0, n_defaults=0, **options)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for _ in range(2):
+            trial = study.ask()
+            candidate = suggest(trial, plan.families)
+            assert not (candidate in plan.candidates and seconds[plan.candidates.index(candidate)] > 30) or dear
+            study.tell(trial, true_score(candidate))
+        first = sampler._knowledge.spaces.candidate(study.trials[0].params)
+        assert (seconds[plan.candidates.index(first)] > 30) == dear
+
+
+def test_every_trial_updates_the_belief_once():
+    plan = Plan()
+    sampler = MetaSampler(plan, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+
+    def objective(trial):
+        value = true_score(suggest(trial, plan.families))
+        if trial.number == 2:
+            raise RuntimeError("no luck")
+        if trial.number == 4:
+            trial.report(value, 0)
+            raise optuna.TrialPruned
+        return float("nan") if trial.number == 5 else value
+
+    study.optimize(objective, n_trials=8, catch=(RuntimeError,))
+    belief = sampler.belief(study)
+    assert len(belief.tried) == 6
+    assert len(belief.failed) == 2
+    assert sorted(belief.raw_scores) == pytest.approx(
+        sorted(
+            t.value if t.value is not None else t.intermediate_values[0]
+            for t in study.trials
+            if t.value or t.number == 4
+        )
+    )
+    assert sampler.belief(study).raw_scores == belief.raw_scores
+
+
+def test_a_resumed_study_goes_on_as_if_it_had_never_stopped(tmp_path):
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "j.log")))
+    whole = run(MetaSampler(Plan(), seed=3, per_second=False), 9)
+    study = optuna.create_study(
+        direction="maximize", storage=storage, study_name="s", sampler=MetaSampler(Plan(), seed=3, per_second=False)
+    )
+    run(study.sampler, 5, study=study)
+    later = optuna.load_study(study_name="s", storage=storage)
+    run(MetaSampler(Plan(), seed=3, per_second=False), 4, study=later)
+    assert [t.params for t in later.trials] == [t.params for t in whole.trials]
+
+
+def test_trials_of_others_count_and_only_equal_configurations_are_those_of_the_pool():
+    plan = Plan()
+    sampler = MetaSampler(plan, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    near = {"family": "valley", "valley.a": plan.candidates[3].config["a"] + 1e-9, "valley.depth": 5}
+    for params in trial_params(plan.candidates[3]), near:
+        study.enqueue_trial(params)
+    run(sampler, 2, study=study)
+    assert sampler.belief(study).tried == (3, len(plan.candidates))
+    run(sampler, 1, study=study)
+    assert study.trials[2].params not in [t.params for t in study.trials[:2]]
+
+
+def test_minimising_mirrors_maximising():
+    up, down = (run(MetaSampler(Plan(), seed=1, per_second=False), 12, sign=sign) for sign in (1.0, 1.0))
+    assert [t.params for t in up.trials] == [t.params for t in down.trials]
+    flipped = Plan()
+    losses = run(MetaSampler(flipped, seed=1, per_second=False), 12, sign=-1.0)
+    assert [t.params for t in losses.trials] == [t.params for t in up.trials]
+
+
+def test_one_family_needs_no_prefix_and_unknown_parameters_are_sampled_independently():
+    plan = Plan(families=(Valley(),))
+
+    def objective(trial):
+        extra = trial.suggest_float("extra", -1, 1)
+        return true_score(Candidate("valley", Valley.search_space.suggest(trial))) - extra**2
+
+    sampler = MetaSampler(plan, seed=0, per_second=False)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(objective, n_trials=25)
+    best = plan.candidates[int(np.argmax(plan.belief.mean))].config
+    assert {k: study.trials[0].params[k] for k in best} == dict(best)
+    assert len({t.params["extra"] for t in study.trials}) == 25
+    assert len(sampler.belief(study).tried) == 25
+
+
+def test_fixed_families_and_narrower_ranges_are_respected():
+    plan = Plan()
+    sampler = MetaSampler(plan, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for _ in range(3):
+        study.enqueue_trial({"family": "kind"})
+    run(sampler, 3, study=study)
+    assert {t.params["family"] for t in study.trials} == {"kind"}
+    assert {str(t.params) for t in study.trials} <= {str(trial_params(c)) for c in plan.candidates}
+
+    def narrow(trial):
+        trial.suggest_categorical("family", ["valley"])
+        return trial.suggest_float("valley.a", 0.0, 0.3) + trial.suggest_int("valley.depth", 1, 3)
+
+    other = optuna.create_study(direction="maximize", sampler=MetaSampler(plan, seed=0))
+    other.optimize(narrow, n_trials=6)
+    assert all(t.params["valley.a"] <= 0.3 and t.params["valley.depth"] <= 3 for t in other.trials)
+
+
+def test_parallel_trials_differ():
+    sampler = MetaSampler(Plan(), seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    trials = [study.ask() for _ in range(8)]
+    asked = [suggest(trial, Plan().families) for trial in trials]
+    assert len(set(asked)) == 8
+    study.optimize(lambda t: true_score(suggest(t, Plan().families)), n_trials=12, n_jobs=3)
+    assert len({str(t.params) for t in study.trials}) == 20
+
+
+def test_a_right_belief_keeps_the_lead_and_a_wrong_one_loses_it_after_ten_trials():
+    right = Plan()
+    wrong = Plan(mean=[-true_score(c) for c in right.candidates])
+    leaders, best = {}, {}
+    for name, plan in ("right", right), ("wrong", wrong):
+        sampler = MetaSampler(plan, seed=0, per_second=False, n_defaults=0)
+        study = run(sampler, 10)
+        assert "search" not in {t.system_attrs.get("autometa:source") for t in study.trials}
+        run(sampler, 20, study=study)
+        leaders[name], best[name] = sampler.leader(study), study.best_value
+    assert leaders["wrong"] == "surrogate"
+    assert best["right"] > 0.98
+    assert best["wrong"] > 0.95
+
+
+def test_an_optuna_sampler_can_take_over():
+    wrong = Plan(mean=[-true_score(c) for c in Plan().candidates])
+    other = optuna.samplers.TPESampler(seed=0, n_startup_trials=5)
+    sampler = MetaSampler(wrong, seed=0, per_second=False, surrogate=other)
+    study = run(sampler, 30)
+    assert "search" in {t.system_attrs.get("autometa:source") for t in study.trials}
+    assert all(len(t.params) == 3 for t in study.trials)
+
+
+def test_a_policy_and_neighbours_of_the_best_go_beyond_the_pool():
+    class Policy:
+        def sample(self, rng, n):
+            return [Candidate("valley", {"a": 0.8 + 0.001 * rng.random(), "depth": 7}) for _ in range(n)]
+
+    study = run(MetaSampler(Plan(), seed=0, per_second=False, policy=Policy()), 12)
+    sources = {t.system_attrs["autometa:source"] for t in study.trials}
+    assert {"belief", "default", "policy"} <= sources
+    assert study.best_value > 0.9999
+
+
+def test_studies_with_another_space_are_a_prior():
+    source = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    source.optimize(
+        lambda t: (t.suggest_float("a", -1, 2) - 0.8) ** 2 + t.suggest_float("gone", 0, 1) / 1e3, n_trials=40
+    )
+
+    def objective(trial):
+        return (trial.suggest_float("a", 0, 1) - 0.8) ** 2 + 0.05 * (trial.suggest_float("new", 0, 1) - 0.5) ** 2
+
+    def best(sampler, n):
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(objective, n_trials=n)
+        return study.trials[0].params["a"], study.best_value
+
+    warm = [best(MetaSampler(source_studies=[source], seed=s), 5) for s in range(5)]
+    cold = [best(optuna.samplers.TPESampler(seed=s), 5) for s in range(5)]
+    assert all(abs(first - 0.8) < 0.15 for first, _ in warm)
+    assert np.median([b for _, b in warm]) < np.median([b for _, b in cold])
+
+
+def test_studies_join_the_belief_and_bad_ones_are_found_out():
+    plan = Plan(mean=np.zeros(32) + 1e-3 * np.arange(32))
+    good = run(optuna.samplers.RandomSampler(seed=0), 30)
+    sampler = MetaSampler(plan, source_studies=[good], seed=0, per_second=False)
+    study = run(sampler, 3)
+    assert study.trials[0].params["family"] == "valley"
+    assert study.trials[0].value > 0.9
+    bad = run(optuna.samplers.RandomSampler(seed=0), 30, sign=-1.0)
+    bad_as_good = optuna.create_study(direction="maximize")
+    bad_as_good.add_trials(bad.trials)
+    study = run(MetaSampler(plan, source_studies=[bad_as_good], seed=0, per_second=False), 25)
+    assert study.best_value > 0.95
+
+
+def test_the_report_tells_saved_from_lost_trials():
+    plan = Plan()
+    sampler = MetaSampler(plan, seed=0, per_second=False)
+    warm = sampler.warm_start_report(run(sampler, 6))
+    assert warm.n_trials == 6
+    assert warm.saved > 2
+    assert warm.cold_low <= warm.cold_reached_at <= 100
+    assert "saved" in str(warm)
+
+    class Best(Valley):
+        default_config = {"a": 0.8, "depth": 7}  # noqa: RUF012
+
+    families = (Best(), Kind())
+    wrong = Plan(families=families, mean=[-true_score(c) for c in Plan(families=families).candidates])
+    sampler = MetaSampler(wrong, seed=0, per_second=False)
+    cost = sampler.warm_start_report(run(sampler, 6, families=families))
+    assert cost.saved < 0  # a cold start begins with the best configuration there is
+    assert "cost" in str(cost)
+    empty = sampler.warm_start_report(optuna.create_study())
+    assert "Nothing" in str(empty)
+
+
+def test_a_sampler_travels_by_pickle():
+    sampler = MetaSampler(Plan(), seed=0, per_second=False)
+    run(sampler, 3)
+    again = pickle.loads(pickle.dumps(sampler))
+    assert [t.params for t in run(again, 5).trials] == [t.params for t in run(sampler, 5).trials]
+
+
+def test_without_a_belief_defaults_come_first_then_a_surrogate():
+    sampler = MetaSampler(families=FAMILIES, seed=0)
+    study = run(sampler, 25)
+    assert [t.params for t in study.trials[:2]] == [trial_params(f.default_candidate()) for f in FAMILIES]
+    assert sampler.leader(study) == "surrogate"
+    assert sampler.belief(study) is None
+    assert study.best_value > 0.97
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: MetaSampler(), "selection, families or source_studies"),
+        (lambda: MetaSampler(Plan(), surrogate="forest"), "Optuna sampler"),
+        (lambda: MetaSampler(Plan(), families=(Kind(),)), "every family"),
+        (lambda: MetaSampler(source_studies=[optuna.create_study()]), "at least 2 scored trials"),
+        (lambda: Handover(prior_weight=1.0), "between 0 and 1"),
+        (lambda: Surrogate(Spaces.of_families([Valley()]), []), "at least 2 scored trials"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_an_extended_belief_leaves_the_pool_alone_and_is_unsure_far_away():
+    plan = Plan()
+    spaces = Spaces.of_families(plan.families)
+    known = plan.candidates[5]
+    near = Candidate("valley", {**known.config, "a": min(known.config["a"] + 0.01, 1.0)})
+    stranger = Candidate("valley", {"a": 0.0, "depth": 1})
+    belief = extend(plan.belief, plan.candidates, [near, stranger], spaces)
+    np.testing.assert_allclose(belief.mean[:32], plan.belief.mean)
+    np.testing.assert_allclose(belief.std[:32], plan.belief.std)
+    after = belief.observe(5, float(belief.mean[5]) + 1.0)
+    moved = after.mean - belief.mean
+    assert moved[32] > moved[33]
+    covariance = np.column_stack([belief.prior.covariance.column(i) for i in range(34)])
+    np.testing.assert_allclose(covariance, covariance.T, atol=1e-9)
+    np.testing.assert_allclose(np.diag(covariance), belief.prior.covariance.diagonal)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-8
+
+
+def test_spaces_read_trials_back():
+    spaces = Spaces.of_families(FAMILIES)
+    candidate = Candidate("kind", {"kernel": "y", "c": 3.0})
+    assert spaces.candidate(trial_params(candidate)) == candidate
+    assert spaces.candidate({"family": "other"}) is None
+    assert spaces.candidate({"a": 0.1}) is None
+    assert spaces.candidate({"family": "kind", "kind.c": 1e6}).config == {"kernel": "x", "c": 10.0}
+    assert spaces.candidate({"family": "kind", "kind.kernel": "z"}) is None
+    assert spaces.candidate({"family": "kind", "kind.c": 1.0}, fill=False) is None
+    assert spaces.vectors([candidate]).shape == (1, spaces.n_dims)
