@@ -481,3 +481,15 @@ def test_a_method_that_is_not_known_gets_one_sentence(tmp_path, text, message):
     path = write_config(tmp_path, BASE + f"\n[[method]]\n{text}\n")
     with pytest.raises(ValueError, match=message):
         load_study(path, families=FAMILIES)
+
+
+def test_a_wave_that_is_still_running_can_be_left_out_of_the_corpus(tmp_path):
+    def study_of(n_datasets, n_candidates):
+        text = BASE.replace("n_datasets = 3", f"n_datasets = {n_datasets}") + f"[pool]\ntoy_tree = {n_candidates}\n"
+        return load_study(write_config(tmp_path, text), families=FAMILIES)
+
+    run(study_of(5, 1))
+    run(study_of(4, 3))  # the fifth dataset, one of three multiclass ones, keeps one cell of three
+    study = study_of(5, 3)
+    assert collect(study, tmp_path / "all")["n_datasets"] == 5
+    assert collect(study, tmp_path / "part", min_coverage=0.9)["n_datasets"] == 4

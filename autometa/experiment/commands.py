@@ -44,8 +44,12 @@ def compact_command(config: Path) -> None:
 
 
 @app.command("collect")
-def collect_command(config: Path, target: Path) -> None:
+def collect_command(
+    config: Path,
+    target: Path,
+    min_coverage: float = typer.Option(0.0, help="Leave out datasets with a smaller share of the cells."),
+) -> None:
     """Write the rows of a study as a compact corpus."""
     from autometa.experiment.corpus import collect
 
-    Console().print_json(json.dumps(collect(load_study(config), target)))
+    Console().print_json(json.dumps(collect(load_study(config), target, min_coverage=min_coverage)))

@@ -29,7 +29,7 @@ _DIGITS = 5
 """Significant digits of a stored score; its noise is a hundred times larger."""
 
 
-def collect(study: Study, target: str | Path) -> dict[str, Any]:
+def collect(study: Study, target: str | Path, *, min_coverage: float = 0.0) -> dict[str, Any]:
     """Write the rows of a study to ``target`` as a corpus and answer its card.
 
     - ``evaluations.parquet``: one row per dataset, candidate, seed and metric: dataset, group, task, family, config
@@ -45,6 +45,9 @@ def collect(study: Study, target: str | Path) -> dict[str, Any]:
     study : Study
     target : path
         Folder; files of an earlier collection are replaced.
+    min_coverage : float, default=0.0
+        Leave out datasets with a smaller share of the cells of the best covered dataset of their task: 0.95 keeps a
+        wave that is still running out of the corpus.
 
     Raises
     ------
@@ -61,6 +64,7 @@ def collect(study: Study, target: str | Path) -> dict[str, Any]:
     features = _meta_features(study)
     if len(features):  # a dataset whose first chunk is still running has none yet
         cells = cells[cells["dataset"].isin(features["dataset"])]
+    cells = cells[_coverage(cells) >= min_coverage]
     evaluations = _long(cells, study.measure.time_limit)
     measured = set(cells["dataset"])
     datasets = pd.DataFrame([asdict(entry) for entry in study.collection if entry.name in measured])
@@ -96,6 +100,12 @@ def _cells(study: Study) -> pd.DataFrame:
     frame = frame.loc[frame["family_version"] == newest]
     position = frame["fingerprint"].map(order)
     return frame.assign(position=position).sort_values(["position", "family", "config_id", "seed"], kind="stable")
+
+
+def _coverage(cells: pd.DataFrame) -> pd.Series:
+    """Per cell: the share of cells that its dataset has of the best covered dataset of its task."""
+    n_cells = cells.groupby("dataset")["config_id"].transform("size")
+    return n_cells / n_cells.groupby(cells["task"]).transform("max")
 
 
 def _valid(study: Study, frame: pd.DataFrame) -> list[str]:
