@@ -1,4 +1,4 @@
-"""The command line: ``autometa select | fit | predict | experiment | meta-train``."""
+"""The command line: ``autometa select | fit | predict | serve | export | experiment | meta-train``."""
 
 from __future__ import annotations
 
@@ -121,6 +121,22 @@ def predict(
         else:
             answer.to_csv(output, index=False)
             typer.echo(f"{len(answer)} predictions written to {output}")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A model that 'autometa fit' saved.")],
+    output: Annotated[Path, typer.Argument(help="ONNX file to write.")],
+) -> None:
+    """Write a saved model, its encoding included, as ONNX, or say why that is not possible."""
+    with one_line_errors():
+        from autometa.onnx_export import export_onnx
+        from autometa.persistence import load
+
+        if output.suffix != ".onnx":
+            raise ValueError(f"The output must end in .onnx. Got {str(output)!r} instead.")
+        written = export_onnx(load(model), output)
+        typer.echo(f"{written} written, {written.stat().st_size / 1e3:.0f} kB")
 
 
 @app.command()

@@ -24,7 +24,15 @@ from autometa.families import resolve_families
 from autometa.finishing import Finisher, Limits
 from autometa.html import fitted_html
 from autometa.metrics import Metric, resolve_metric
-from autometa.opening import FirstModel, first_model, in_background, provisional_selection, terminable, warm_start
+from autometa.opening import (
+    FirstModel,
+    as_metric,
+    first_model,
+    in_background,
+    provisional_selection,
+    terminable,
+    warm_start,
+)
 from autometa.predictor import Predictor, make_predictor
 from autometa.progress import progress_line
 from autometa.records import Ledger, LedgerEntry, Status
@@ -127,7 +135,7 @@ class _AutoMeta(BaseEstimator):
         with terminable(), warnings.catch_warnings():
             dataset = self._dataset(X, y, sample_weight=sample_weight, groups=groups, time=time)
             validate_data(self, X if hasattr(X, "columns") else as_frame(X).to_numpy(), skip_check_array=True)
-            metric = resolve_metric(_as_scorer(self.metric), dataset.task)
+            metric = resolve_metric(as_metric(self.metric), dataset.task)
             families = _usable_families(self.families, dataset.task)
             evaluator = Evaluator(
                 dataset, families=families, splits=self.cv, metrics=_metrics(metric, dataset.task), workers=workers,
@@ -196,11 +204,11 @@ class _AutoMeta(BaseEstimator):
         if ranking is not None and ranking.done():
             search = replace(search, selection=ranking.result())
         finisher = Finisher(evaluator, refitters, metric, budget, self.ensemble, limits, search.first)
-        members, ledger = finisher.members(result)
+        end = finisher.finish(result)
         self._state = replace(search, result=result)
-        encoders = {member.matrix: evaluator.encoder(member.matrix) for member in members}
-        self.predictor_ = make_predictor(dataset, members, encoders=encoders)
-        self._keep(search.selection, result, _with_first(ledger, search.first), metric)
+        encoders = {member.matrix: evaluator.encoder(member.matrix) for member in end.members}
+        self.predictor_ = make_predictor(dataset, end.members, encoders=encoders, temperature=end.temperature)
+        self._keep(search.selection, result, _with_first(end.ledger, search.first), metric)
 
     def __getstate__(self) -> Any:
         return {name: value for name, value in super().__getstate__().items() if name != "_state"}
@@ -444,31 +452,6 @@ def _with_first(ledger: Ledger, first: FirstModel | None) -> Ledger:
     reason = "fitted on a part of the rows, to have a model at once"
     entry = LedgerEntry(first.candidate, Status.OK, "first", first.score, first.seconds, first.started, reason)
     return Ledger((entry, *ledger.entries))
-
-
-class _Predicted:
-    """Stands for a fitted model where a scorer wants to predict what was predicted already."""
-
-    def __init__(self, prediction: NDArray[Any]) -> None:
-        self.prediction = prediction
-        self._estimator_type = "regressor" if prediction.ndim == 1 else "classifier"
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        return self.prediction if self.prediction.ndim == 1 else self.prediction.argmax(axis=1)
-
-    def predict_proba(self, X: Any) -> NDArray[Any]:
-        return self.prediction
-
-
-def _as_scorer(metric: Any) -> Any:
-    """A callable ``scorer(estimator, X, y)`` as a Metric; everything else as it is. ``X`` has one empty column."""
-    if metric is None or isinstance(metric, str | Metric) or hasattr(metric, "_score_func") or not callable(metric):
-        return metric
-
-    def score(y: NDArray[Any], prediction: NDArray[Any], weight: NDArray[Any] | None) -> float:
-        return float(metric(_Predicted(prediction), np.zeros((len(y), 1)), y))
-
-    return Metric(getattr(metric, "__name__", "scorer"), frozenset(TaskType), score)
 
 
 def _as_column(y: Any) -> Any:

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import cloudpickle
 import numpy as np
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
-from autometa.ensembling import choose_weights
+from autometa.ensembling import choose_temperature, choose_weights
 from autometa.evaluation import Evaluator
-from autometa.fitting import FittedModel, fit_model
+from autometa.family import Candidate
+from autometa.fitting import FittedModel
+from autometa.folds import fit_quietly
 from autometa.metrics import Metric
 from autometa.opening import FirstModel
 from autometa.predictor import Member
@@ -59,6 +62,25 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False)
+class Finish:
+    """What predicts in the end.
+
+    Parameters
+    ----------
+    members : tuple of Member
+        Heaviest first, at least one.
+    ledger : Ledger
+        With how the members came about.
+    temperature : float, default=1.0
+        Of the probabilities.
+    """
+
+    members: tuple[Member, ...]
+    ledger: Ledger
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class Finisher:
     """Makes the final members; each is there at once from its fold models, or fitted again on all rows.
 
@@ -83,26 +105,42 @@ class Finisher:
     limits: Limits
     first: FirstModel | None
 
-    def members(self, result: TuningResult) -> tuple[tuple[Member, ...], Ledger]:
-        """Members, heaviest first, always at least one; and the ledger of how they came about."""
+    def finish(self, result: TuningResult) -> Finish:
+        """Members from what was measured; never fails, and needs no time where fold models are there."""
         ranked = result.ranked(self.metric.name)[:MAX_KEPT]
         ledger = result.ledger
         try:
             made, ledger = self._chosen(ranked, ledger)
+            if made:
+                return Finish(tuple(made), ledger, self._temperature(made, ranked))
         except KeyboardInterrupt:
             note = "Interrupted: the models of the folds are used."
             ledger = ledger.add(LedgerEntry(None, Status.SKIPPED, "refit", started=self.budget.elapsed, reason=note))
-            made = []
-        if made:
-            return tuple(made), ledger
         for evaluation in (*ranked, *result.unfinished(self.metric.name)):
             if models := self.evaluator.fold_models(evaluation.candidate):
                 reason = f"{len(models)} of {len(self.evaluator.splits)} fold models are used as they are"
                 entry = LedgerEntry(
                     evaluation.candidate, Status.OK, "folds", 1.0, started=self.budget.elapsed, reason=reason
                 )
-                return (self._member(evaluation, models, 1.0),), ledger.add(entry)
-        return (self._stand_in(),), ledger.add(self._stand_in_entry())
+                return Finish((self._member(evaluation, models, 1.0),), ledger.add(entry))
+        return Finish((self._stand_in(),), ledger.add(self._stand_in_entry()))
+
+    def _temperature(self, members: Sequence[Member], ranked: Sequence[Evaluation]) -> float:
+        """Calibration, where the metric asks for sure and right probabilities."""
+        dataset = self.evaluator.dataset
+        if self.metric.name != "log_loss" or not self.budget.remaining > 0:
+            return 1.0
+        measured = {e.candidate: e.predictions for e in ranked}
+        total = sum(member.weight for member in members)
+        mixed: Any = 0.0
+        for member in members:
+            found = measured.get(Candidate(member.family, dict(member.config)))
+            if found is None:
+                return 1.0
+            mixed = mixed + member.weight / total * found
+        return choose_temperature(
+            np.asarray(mixed), dataset.y, sample_weight=dataset.sample_weight, seed=self.evaluator.seed
+        )
 
     def _chosen(self, ranked: list[Evaluation], ledger: Ledger) -> tuple[list[Member], Ledger]:
         """The weighted members that can be had; weights are chosen anew where one cannot."""
@@ -174,7 +212,7 @@ class Finisher:
             return None, "no time left to fit it on all rows"
         family = self.evaluator.families[evaluation.candidate.family]
         data = self.evaluator.data(family.matrix)
-        task = partial(fit_model, family, dict(evaluation.candidate.config), data=data, seed=self.evaluator.seed)
+        task = partial(fit_quietly, family, dict(evaluation.candidate.config), data, self.evaluator.seed)
         limit = remaining + (_GRACE_SECONDS if urgent else 0.0) if np.isfinite(remaining) else None
         future = self.workers.submit(task, time_limit=limit)
         try:

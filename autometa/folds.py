@@ -21,7 +21,7 @@ from scipy.special import stdtr
 from threadpoolctl import threadpool_limits
 
 from autometa.family import Candidate, ModelFamily
-from autometa.fitting import EncodedData, FittedModel, prepare_fit, run_fit
+from autometa.fitting import EncodedData, FittedModel, fit_model, prepare_fit, run_fit
 from autometa.frozen_models import freeze
 from autometa.metrics import Metric
 from autometa.records import Evaluation, Status
@@ -249,6 +249,13 @@ def run_splits(job: Job, request: Request, report: Report = ignore) -> Evaluatio
     if oof is not None and not ending:
         ending["predictions"] = oof.mean()
     return tally.evaluation(request, job.splits, **ending)
+
+
+def fit_quietly(family: ModelFamily, config: Mapping[str, Any], data: EncodedData, seed: int) -> FittedModel:
+    """One configuration on all rows, in the form that is kept; what the model warns of stays unsaid."""
+    with _calm(1):
+        model = fit_model(family, config, data=data, seed=seed)
+        return replace(model, estimator=freeze(model.estimator))
 
 
 def _run_split(

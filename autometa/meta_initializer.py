@@ -135,12 +135,11 @@ class MetaInitializer(BaseEstimator):
             self._mean, self._scale = float(whole.y.mean()), float(whole.y.std()) or 1.0
         ends = np.cumsum([len(frame) for frame in frames])
         self._n_columns = matrix.shape[1]
-        rows = [
-            self._rows(m, y) for m, y in zip(np.split(matrix, ends[:-1]), np.split(whole.y, ends[:-1]), strict=True)
-        ]
+        parts = zip(np.split(matrix, ends[:-1]), np.split(whole.y, ends[:-1]), strict=True)
+        rows = [self._rows(part, target) for part, target in parts]
         plan = MetaTrainingPlan(
             n_meta_steps=self.n_meta_steps, n_inner_steps=self.n_inner_steps, inner_rate=self.inner_rate,
-            meta_rate=self.meta_rate, n_support=tuple(self.n_shots),
+            meta_rate=self.meta_rate, n_support=(int(self.n_shots[0]), int(self.n_shots[1])),
         )  # fmt: skip
         net = self._net()
         net.get_parameter("output.weight").data.mul_(0.1)  # an untrained net should say little
@@ -259,7 +258,8 @@ def _read_tables(
     tables: Sequence[Any],
 ) -> tuple[list[pd.DataFrame], list[NDArray[Any]], TaskType | None]:
     """Features and targets of each usable table, and the task if Datasets tell it."""
-    frames, targets = [], []
+    frames: list[pd.DataFrame] = []
+    targets: list[NDArray[Any]] = []
     tasks = set()
     for table in tables:
         if isinstance(table, Dataset):

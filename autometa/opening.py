@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autometa.data import Dataset, stratified_sample
+from autometa.data import Dataset, TaskType, stratified_sample
 from autometa.evaluation import Evaluator
 from autometa.family import Candidate, ModelFamily
 from autometa.fitting import fit_model
@@ -141,3 +141,28 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+
+
+class _Predicted:
+    """Stands for a fitted model where a scorer wants to predict what was predicted already."""
+
+    def __init__(self, prediction: NDArray[Any]) -> None:
+        self.prediction = prediction
+        self._estimator_type = "regressor" if prediction.ndim == 1 else "classifier"
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        return self.prediction if self.prediction.ndim == 1 else self.prediction.argmax(axis=1)
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        return self.prediction
+
+
+def as_metric(metric: Any) -> Any:
+    """A callable ``scorer(estimator, X, y)`` as a Metric; everything else as it is. ``X`` has one empty column."""
+    if metric is None or isinstance(metric, str | Metric) or hasattr(metric, "_score_func") or not callable(metric):
+        return metric
+
+    def score(y: NDArray[Any], prediction: NDArray[Any], weight: NDArray[Any] | None) -> float:
+        return float(metric(_Predicted(prediction), np.zeros((len(y), 1)), y))
+
+    return Metric(getattr(metric, "__name__", "scorer"), frozenset(TaskType), score)

@@ -20,8 +20,9 @@ from autometa.data import ColumnKind, Dataset, as_dataset
 from autometa.families import resolve_families
 from autometa.families._estimators import LabelCodes
 from autometa.family import Candidate, Forecast, MatrixShape, ModelFamily
+from autometa.gradient.schedules import Schedule
 from autometa.html import selection_html
-from autometa.meta_features import MetaFeatures, extract
+from autometa.meta_features import FEATURE_GROUPS, MetaFeatures, extract
 from autometa.metrics import Metric, resolve_metric
 from autometa.plots import family_ranking
 from autometa.preprocessing import TableEncoder, n_leading_categories
@@ -30,9 +31,39 @@ if TYPE_CHECKING:
     from autometa.meta_model import Belief, MetaModel
 
 Floats = NDArray[np.float64]
-_Z_80 = 1.2816
 CORPUS_ROWS = 2_000
 """Rows at which the corpus was capped; forecast seconds grow in proportion beyond it."""
+
+
+@dataclass(frozen=True, eq=False)
+class LearningRates:
+    """The learning rate that is forecast to suit a neural candidate on this table, over its training.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    optimizer, birth : str
+        What moves the weights, and where they come from.
+    schedule : Schedule
+        alpha(t) over the share of the training.
+    epochs, rates : ndarray of shape (n_epochs + 1,)
+        Epoch and learning rate at its start; the last is the end of the training.
+    """
+
+    candidate: Candidate
+    optimizer: str
+    birth: str
+    schedule: Schedule
+    epochs: Floats
+    rates: Floats
+
+    def __str__(self) -> str:
+        s, marks = self.schedule, np.linspace(0, len(self.rates) - 1, 5).round().astype(int)
+        course = ", ".join(f"{self.epochs[i]:.0f}: {self.rates[i]:.2g}" for i in marks)
+        return (
+            f"{self.candidate.family} is moved by {self.optimizer} from a {self.birth} birth, its learning rate "
+            f"{s.name} with peak {s.peak:.2g} (epoch: rate {course})."
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +86,8 @@ class Selection:
         Nearest known datasets with their distance.
     notes : tuple of str
         What a reader should know about this ranking.
+    reasons : tuple of str
+        What moved the ranking, in sentences.
     seconds : float
         Time that the selection took.
     """
@@ -67,12 +100,23 @@ class Selection:
     belief: Belief | None = field(default=None, repr=False)
     neighbours: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
     seconds: float = float("nan")
 
     @property
     def best(self) -> Candidate:
         """The candidate with the best predicted score."""
         return self.candidates[0]
+
+    @property
+    def novelty(self) -> float:
+        """Share of the known datasets that lie nearer to the others than this one, NaN without meta-model."""
+        return float("nan") if self.belief is None else self.belief.prior.novelty
+
+    @property
+    def trust(self) -> float:
+        """Share of the forecast from meta-features that entered the ranking; 0 is the portfolio's order alone."""
+        return 0.0 if self.belief is None else self.belief.prior.trust
 
     @property
     def ranking(self) -> tuple[Candidate, ...]:
@@ -89,21 +133,34 @@ class Selection:
             f = candidate.forecast
             numbers = [np.nan] * 4
             if f is not None:
-                ends = sorted(self.metric.from_score(s) for s in (f.score_low, f.score_high))
+                ends = sorted(self.metric.from_score(s) + 0.0 for s in (f.score_low, f.score_high))
                 numbers = [self.metric.from_score(f.score), *ends, f.fit_seconds]
             rows.append((candidate.family, *numbers, dict(candidate.config)))
         name = self.metric.name
         columns = ["family", name, f"{name}_low", f"{name}_high", "fit_seconds", "config"]
         return pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="rank"))
 
+    def schedules(self, *, every: bool = False) -> list[LearningRates]:
+        """Predicted learning rates alpha(t) of the best candidate of each neural family, best first.
+
+        Parameters
+        ----------
+        every : bool, default=False
+            Of all neural candidates.
+        """
+        chosen = self.candidates if every else self.ranking
+        n_rows = 10.0 ** self.meta_features.values.get("log_rows", float("nan"))
+        return [_learning_rates(c, n_rows) for c in chosen if {"learning_rate", "schedule"} <= set(c.config)]
+
     def explain(self) -> str:
-        """Why the first candidate leads, in a few sentences."""
+        """Why the first candidate leads: forecast, runner-up, similar datasets and what won there, what moved the
+        forecast, and how the best neural candidates would be trained. Plain text."""
         best, lines = self.best, []
         if best.forecast is None:
             lines.append(f"{best.family} comes first by default: no meta-model was used.")
         else:
             f = best.forecast
-            low, high = sorted(self.metric.from_score(s) for s in (f.score_low, f.score_high))
+            low, high = sorted(self.metric.from_score(s) + 0.0 for s in (f.score_low, f.score_high))
             lines.append(
                 f"{best.family} leads with an expected {self.metric.name} of {self.metric.from_score(f.score):.4g} "
                 f"(80 % interval {low:.4g} to {high:.4g}), about {f.fit_seconds:.2g} s a fit."
@@ -112,9 +169,8 @@ class Selection:
             second = self.ranking[1]
             gap = best.forecast.score - second.forecast.score  # type: ignore[union-attr]
             lines.append(f"The next family is {second.family}, {gap:.2g} {self.metric.name} behind.")
-        if self.neighbours:
-            near = ", ".join(name for name, _ in self.neighbours[:5])
-            lines.append(f"The most similar known datasets are {near}.")
+        lines += self.reasons
+        lines += [str(rates) for rates in self.schedules()[:2]] if self.belief is not None else []
         return "\n".join([*lines, *self.notes])
 
     def plot(self, ax: Any = None) -> Any:
@@ -216,36 +272,85 @@ def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selecti
         return replace(selection, notes=("None of these families is known to the meta-model.",))
     series = selection.meta_features.to_series()
     series["task"] = str(dataset.task)
-    belief = model.belief(series, met, metric=metric)
+    speed = selection.meta_features.machine_seconds
+    belief = model.belief(series, met, metric=metric, machine_seconds=speed)
     same_scale = metric == selection.metric.name
-    shown = _within_range(belief.mean, belief.std, selection.metric)[0] if same_scale else belief.mean
+    shown = _within_range(belief, selection.metric)[0] if same_scale else belief.mean
     met = [met[i] for i in np.argsort(-shown, kind="stable")]
-    belief = model.belief(series, met, metric=metric)
-    mean, low, high = _within_range(belief.mean, belief.std, selection.metric)
+    belief = model.belief(series, met, metric=metric, machine_seconds=speed)
     growth = max(1.0, dataset.n_rows / CORPUS_ROWS)
     forecasts = [
         Forecast(float(m), float(a), float(b), float(s) * growth, "belief")
-        for m, a, b, s in zip(mean, low, high, belief.seconds, strict=True)
+        for m, a, b, s in zip(*_within_range(belief, selection.metric), belief.seconds, strict=True)
     ]
     ranked = [c.with_forecast(f if same_scale else None) for c, f in zip(met, forecasts, strict=True)]
     notes = [] if same_scale else [f"Ranked by {metric}: the meta-model does not know {selection.metric.name}."]
     if unmet:
         names = ", ".join(dict.fromkeys(c.family for c in unmet))
         notes.append(f"No forecast for {names}: the meta-model has not met them.")
-    neighbours = tuple(model.neighbours(series))
+    notes += _doubts(belief, model.head(metric).trust(str(dataset.task), 0.0))
     return replace(
-        selection, candidates=(*ranked, *unmet), belief=belief, neighbours=neighbours, notes=tuple(notes)
+        selection, candidates=(*ranked, *unmet), belief=belief, neighbours=tuple(model.neighbours(series)),
+        notes=tuple(notes), reasons=tuple(_reasons(model, series, met, metric)),
     )  # fmt: skip
 
 
-def _within_range(mean: Floats, std: Floats, metric: Metric) -> tuple[Floats, Floats, Floats]:
-    """Mean and 80 % interval of Gaussian forecasts, given that a score lies in the range of its metric."""
+def _doubts(belief: Belief, usual: float) -> list[str]:
+    """What to say where the dataset is unlike the known ones, or the forecast is not trusted at all."""
+    trust, novelty = belief.prior.trust, belief.prior.novelty
+    if trust < usual:
+        rank = "more unlike the known datasets than any of these" if novelty >= 1 else f"of novelty {novelty:.0%}"
+        return [
+            f"This table is {rank}: the ranking is drawn to what is best on average "
+            f"({trust / usual:.0%} of the usual weight on its meta-features)."
+        ]
+    return [] if trust > 0 else ["The ranking is the portfolio's: meta-features did not choose better in rehearsals."]
+
+
+def _reasons(model: MetaModel, features: pd.Series, candidates: Sequence[Candidate], metric: str) -> list[str]:
+    """Similar datasets and their winners, what moved the forecast of the leader, and one counterfactual."""
+    from autometa.meta_model.explanation import counterfactual, moved_by, nearest_winners
+
+    lines = []
+    near = nearest_winners(model, features, metric)
+    if near:
+        won = ", ".join(f"{name} ({winner.family} won)" for name, _, winner in near)
+        lines.append(f"The most similar known datasets are {won}.")
+    best = candidates[0]
+    moves = moved_by(model, features, best, metric=metric, groups=FEATURE_GROUPS)
+    strong = [f"{name} ({move:+.2f})" for name, move in moves[:3] if abs(move) >= 0.01]
+    if strong:
+        lines.append(
+            f"What moved the forecast of {best.family} against the portfolio's: {', '.join(strong)}; "
+            "1 is the distance from the median candidate to the best."
+        )
+    change = counterfactual(model, dict(features.items()), candidates, metric=metric)
+    if change is not None:
+        lines.append(f"With {change[0]:.0f} times the rows {change[1]} would lead.")
+    return lines
+
+
+def _learning_rates(candidate: Candidate, n_rows: float) -> LearningRates:
+    # Its plan is a net's own business; the import costs PyTorch, which a meta-model has loaded already.
+    from autometa.families._net_config import make_plan
+
+    plan = make_plan(candidate.config, int(n_rows) if np.isfinite(n_rows) else 1000, early_stopping=True)
+    epochs = np.arange(plan.n_epochs + 1, dtype=float)
+    rates = np.array([plan.schedule.rate(e / plan.n_epochs) for e in epochs])
+    birth = str(candidate.config.get("init", "random"))
+    return LearningRates(candidate, plan.optimizer.name, birth, plan.schedule, epochs, rates)
+
+
+def _within_range(belief: Belief, metric: Metric) -> tuple[Floats, Floats, Floats]:
+    """Mean and calibrated 80 % interval of each forecast, given that a score lies in the range of its metric."""
     from scipy.stats import truncnorm
 
-    if np.isinf(metric.worst) and np.isinf(metric.best):
-        return mean, mean - _Z_80 * std, mean + _Z_80 * std
-    forecast = truncnorm((metric.worst - mean) / std, (metric.best - mean) / std, loc=mean, scale=std)
-    return np.asarray(forecast.mean()), np.asarray(forecast.ppf(0.1)), np.asarray(forecast.ppf(0.9))
+    mean, std = belief.mean, belief.std
+    low, high = (np.clip(end, metric.worst, metric.best) for end in belief.interval(0.8))
+    if np.isfinite(metric.worst) or np.isfinite(metric.best):
+        ends = (metric.worst - mean) / std, (metric.best - mean) / std
+        mean = np.asarray(truncnorm(*ends, loc=mean, scale=std).mean())
+    return mean, np.minimum(low, mean), np.maximum(high, mean)
 
 
 def _stand_in(dataset: Dataset, model: MetaModel) -> str:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from autometa.data import TaskType
-from autometa.ensembling import choose_weights
+from autometa.ensembling import choose_temperature, choose_weights
 from autometa.metrics import METRICS, Metric
 
 
@@ -82,3 +82,50 @@ def test_a_metric_that_is_never_defined_leaves_one_model():
     undefined = Metric("undefined", frozenset(TaskType), lambda y, p, w: float("nan"))
     y, models = noisy_models(600, 3)
     assert np.count_nonzero(choose_weights(models, y, metric=undefined)) == 1
+
+
+def test_without_time_the_best_single_model_is_the_answer():
+    y, models = noisy_models(1000, 4)
+    weights = choose_weights(models, y, metric=METRICS["rmse"], max_seconds=0.0)
+    assert sorted(weights) == [0, 0, 0, 1]
+    assert choose_weights(models, y, metric=METRICS["rmse"], max_seconds=60.0).max() < 1
+
+
+def test_of_many_rows_a_sample_decides():
+    y, models = noisy_models(25_000, 3)
+    scored = []
+
+    def rmse(y, p, w):
+        scored.append(len(y))
+        return METRICS["rmse"].score(y, p, w)
+
+    weights = choose_weights(models, y, metric=Metric("mine", frozenset(TaskType), rmse))
+    assert max(scored) == 10_000
+    assert np.count_nonzero(weights) == 3
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 2.0])
+def test_the_temperature_undoes_what_made_probabilities_too_sharp_or_too_flat(sharpness):
+    rng = np.random.default_rng(0)
+    true = rng.dirichlet([1.0, 1.0, 1.0], 4000)
+    y = (rng.random(4000)[:, None] > true.cumsum(axis=1)).sum(axis=1)
+    given = true**sharpness / (true**sharpness).sum(axis=1, keepdims=True)
+    given[:500] = np.nan
+    temperature = choose_temperature(given, y)
+    assert temperature == pytest.approx(sharpness, rel=0.1)
+    assert sharpness != 1.0 or temperature == 1.0
+
+
+def test_few_rows_are_left_uncalibrated():
+    assert choose_temperature(np.full((50, 2), 0.5), np.tile([0, 1], 25)) == 1.0
+
+
+def test_rows_of_no_weight_do_not_enter_the_temperature():
+    rng = np.random.default_rng(1)
+    p = rng.uniform(0.05, 0.95, 3000)
+    y = (rng.random(3000) < p).astype(int)
+    y[1500:] = 1 - y[1500:]  # nonsense, but without weight
+    given = np.stack([1 - p, p], axis=1)
+    weight = np.r_[np.ones(1500), np.zeros(1500)]
+    assert choose_temperature(given, y, sample_weight=weight) == pytest.approx(1.0, abs=0.2)
+    assert choose_temperature(given, y) > 1.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ from autometa.exceptions import ArtefactError
 from autometa.family import Candidate
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model import Belief, MetaModel, estimation
+from autometa.meta_model.explanation import counterfactual, moved_by, nearest_winners
 from autometa.meta_training import TrainingOptions, train_meta_model
 
-SMALL = TrainingOptions(n_trees=60)
-EVERY = TrainingOptions(learners=("ridge", "forest", "mlp"), n_trees=20, n_members=2, n_hidden=16, n_steps=20)
+SMALL = TrainingOptions(n_trees=60, n_rehearsals=0)
+EVERY = TrainingOptions(
+    learners=("ridge", "forest", "mlp"), n_trees=20, n_members=2, n_hidden=16, n_steps=20, n_rehearsals=0
+)
 
 
 def world(n: int = 90, n_candidates: int = 24, seed: int = 0, missing: float = 0.0) -> MetaDataset:
@@ -59,6 +63,11 @@ def model(train: MetaDataset) -> MetaModel:
     return train_meta_model(train, options=SMALL)
 
 
+@pytest.fixture(scope="module")
+def rehearsed(train: MetaDataset) -> MetaModel:
+    return train_meta_model(train, options=replace(SMALL, n_trees=30, n_rehearsals=4))
+
+
 def regrets(model: MetaModel, data: MetaDataset, n: int = 5) -> np.ndarray:
     """Normalised score of the best of the first n proposals on the datasets that the model has not seen."""
     table, result = data.score_table(), []
@@ -76,7 +85,7 @@ def regrets(model: MetaModel, data: MetaDataset, n: int = 5) -> np.ndarray:
 
 
 def test_a_trained_belief_beats_the_portfolio_mean(model: MetaModel, data: MetaDataset, train: MetaDataset) -> None:
-    blind = train_meta_model(train, options=TrainingOptions(learners=()))
+    blind = train_meta_model(train, options=replace(SMALL, learners=()))
     gain = regrets(model, data) - regrets(blind, data)
     assert gain[:, 0].mean() > 0.1
     assert gain.mean() > 0.02
@@ -152,6 +161,104 @@ def test_unknown_candidates_are_wide_and_near_ones_close(model: MetaModel, data:
     assert belief.std[4] > 0.9 * belief.std[:2].max()
     later = belief.observe(0, belief.mean[0] + 3 * belief.std[0])
     assert later.normalised_mean[1] - later.normalised_mean[4] > belief.normalised_mean[1] - belief.normalised_mean[4]
+
+
+def test_a_family_or_configuration_never_measured_gets_a_wide_interval(rehearsed: MetaModel, data: MetaDataset) -> None:
+    known = list(data.candidates.values())
+    far = Candidate("family0", {"a": 500, "b": "never"})
+    belief = rehearsed.belief(data.meta_features.iloc[-1], [*known, far, Candidate("alien", {"x": 1})])
+    low, high = belief.interval(0.8)
+    inside = (high - low)[: len(known)]
+    assert np.isfinite([low, high]).all()
+    assert (high - low)[-1] > 0.9 * inside.max()
+    assert (high - low)[-2] > np.median(inside)
+    observed = belief
+    for i in range(6):
+        observed = observed.observe(i, 0.7 + 0.001 * i)
+    low, high = observed.interval(0.8)
+    assert (high - low)[-1] > np.median((high - low)[6 : len(known)])
+
+
+def test_intervals_cover_what_is_measured_on_unseen_groups(rehearsed: MetaModel, data: MetaDataset) -> None:
+    table, seconds = data.score_table(), data.seconds_table()
+    candidates = [data.candidates[key] for key in table.columns]
+    covered: dict[str, list[float]] = {"prior": [], "after 4": [], "seconds": []}
+    for name in data.datasets[60:]:
+        raw = table.loc[name].to_numpy()
+        belief = rehearsed.belief(data.meta_features.loc[name], candidates)
+        low, high = belief.interval(0.8)
+        covered["prior"].append(np.mean((raw >= low) & (raw <= high)))
+        fast, slow = belief.seconds_interval(0.8)
+        assert (fast < belief.seconds).all()
+        covered["seconds"].append(np.mean((seconds.loc[name] >= fast) & (seconds.loc[name] <= slow)))
+        for _ in range(4):
+            index = belief.next()
+            belief = belief.observe(index, raw[index])
+        rest = np.setdiff1d(np.arange(len(raw)), belief.tried)
+        low, high = belief.interval(0.8)
+        covered["after 4"].append(np.mean(((raw >= low) & (raw <= high))[rest]))
+    means = {name: np.mean(values) for name, values in covered.items()}
+    assert 0.68 < means["prior"] < 0.95
+    assert 0.68 < means["after 4"] < 0.95
+    assert means["seconds"] > 0.7
+
+
+def test_rehearsals_trust_meta_features_that_tell_and_not_those_that_do_not(
+    rehearsed: MetaModel, train: MetaDataset
+) -> None:
+    assert rehearsed.head().settings["shrink"][""] > 0.5
+    noise = np.random.default_rng(0).normal(size=train.meta_features.shape)
+    features = pd.DataFrame(noise, index=train.meta_features.index, columns=train.meta_features.columns)
+    deaf = train_meta_model(
+        MetaDataset(train.evaluations, features, train.groups), options=replace(SMALL, n_trees=30, n_rehearsals=4)
+    )
+    candidates = list(train.candidates.values())
+    told = deaf.forecast(features.iloc[0], candidates) - deaf.head().portfolio.numpy()
+    heard = rehearsed.forecast(train.meta_features.iloc[0], candidates) - rehearsed.head().portfolio.numpy()
+    assert np.abs(told).max() < 0.3 * np.abs(heard).max()
+
+
+def test_a_dataset_unlike_all_known_ones_gets_the_portfolio(rehearsed: MetaModel, data: MetaDataset) -> None:
+    candidates, usual = list(data.candidates.values()), data.meta_features.iloc[-1]
+    odd = usual.copy()
+    odd[["u", "v", "w", "x"]] = [40.0, -40.0, 40.0, -40.0]
+    near, far = (rehearsed.belief(features, candidates).prior for features in (usual, odd))
+    assert near.novelty < 1.0 == far.novelty
+    assert far.trust == 0.0 < near.trust
+    np.testing.assert_allclose(far.mean, rehearsed.head().portfolio.numpy(), atol=1e-6)
+
+
+def test_machine_speed_moves_the_seconds_and_trials_correct_it() -> None:
+    data = world(n=40)
+    data.meta_features["machine_seconds"] = np.exp(np.random.default_rng(0).normal(-5, 0.1, 40))
+    model = train_meta_model(data, options=SMALL)
+    assert "machine_seconds" not in model.encoder.numeric
+    candidates, features = list(data.candidates.values()), data.meta_features.iloc[3]
+    same, slow = (model.belief(features, candidates, machine_seconds=s) for s in (np.exp(-5), 10 * np.exp(-5)))
+    assert np.median(slow.seconds / same.seconds) > 5
+    assert same.seconds_std.max() < model.belief(features, candidates).seconds_std.max()
+    corrected = slow
+    for i in (0, 5, 9):
+        corrected = corrected.observe_seconds(i, float(same.seconds[i]))
+    assert np.median(corrected.seconds / same.seconds) < 2
+
+
+def test_explanations_name_winners_what_moved_and_what_would(rehearsed: MetaModel, data: MetaDataset) -> None:
+    candidates, features = list(data.candidates.values()), data.meta_features.iloc[-1]
+    table = data.score_table()
+    for name, weight, winner in nearest_winners(rehearsed, features, "score"):
+        assert weight > 0
+        assert winner == data.candidates[table.loc[name].idxmax()]
+    moves: dict[str, list[float]] = {"told": [], "noise": []}
+    for name in data.datasets[-12:]:
+        row = data.meta_features.loc[name]
+        best = candidates[int(np.argmax(rehearsed.forecast(row, candidates)))]
+        for group, move in moved_by(
+            rehearsed, row, best, metric="score", groups={"told": ["u", "v"], "noise": ["w", "x"], "absent": ["y"]}
+        ):
+            moves[group].append(abs(move))
+    assert np.mean(moves["told"]) > 2 * np.mean(moves["noise"])
+    assert counterfactual(rehearsed, dict(features), candidates, metric="score") is None
 
 
 def test_meta_features_may_be_absent_or_strange(model: MetaModel, data: MetaDataset) -> None:

@@ -1,15 +1,21 @@
+import dataclasses
+import importlib.util
 import pickle
+import sys
+from pathlib import Path
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.testing import pytest_samplers as published
 
+from autometa.exceptions import LeakageError
 from autometa.family import Candidate, ModelFamily
 from autometa.meta_model.belief import Belief, Covariance, Prior, ScalePrior, SecondsPrior
 from autometa.search_space import SearchSpace
-from autometa.tuning import MetaSampler
+from autometa.tuning import Budget, DatasetPolicy, MetaSampler
 from autometa.tuning.extension import extend
 from autometa.tuning.handover import Handover, Surrogate
 from autometa.tuning.proposals import suggest, trial_params
@@ -41,14 +47,14 @@ FAMILIES = (Valley(), Kind())
 class Plan:
     """What the sampler needs of a Selection: 32 candidates with a belief of a given mean."""
 
-    def __init__(self, mean=None, seconds=None, families=FAMILIES, n=16, scale_std=0.5):
+    def __init__(self, mean=None, seconds=None, families=FAMILIES, n=16, variance=0.1):
         self.families = families
         self.candidates = tuple(c for family in families for c in family.pool(n))
         C = len(self.candidates)
         value = np.array([true_score(c) for c in self.candidates]) if mean is None else np.asarray(mean)
         value = (value - np.median(value)) / max(np.ptp(value), 1e-9) * 2
-        covariance = Covariance.from_matrix(0.1 * np.eye(C) + 0.1)
-        scale = ScalePrior(offset=0.5, offset_std=0.5, slope=0.0, log_scale=-1.0, log_scale_std=scale_std)
+        covariance = Covariance.from_matrix(variance * (np.eye(C) + 1.0))
+        scale = ScalePrior(offset=0.5, offset_std=0.5, slope=0.0, log_scale=-1.0, log_scale_std=0.5)
         times = None
         if seconds is not None:
             times = SecondsPrior(np.log(seconds), Covariance.from_matrix(0.01 * np.eye(C)), speed_std=0.1)
@@ -183,12 +189,34 @@ def test_trials_of_others_count_and_only_equal_configurations_are_those_of_the_p
     assert study.trials[2].params not in [t.params for t in study.trials[:2]]
 
 
+def test_a_dead_worker_is_no_evidence_once_its_trial_was_started_again():
+    plan = Plan()
+    sampler = MetaSampler(plan, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    family = CategoricalDistribution([f.name for f in plan.families])
+    params = trial_params(plan.candidates[3])
+    names = {"family": family, **{f"valley.{k}": d for k, d in Valley.search_space.items()}}
+    failed = optuna.trial.TrialState.FAIL
+    study.add_trial(optuna.create_trial(params=params, distributions=names, state=failed))
+    assert sampler.belief(study).failed == (3,)
+    retry = {"failed_trial": 0}
+    study.add_trial(optuna.create_trial(params=params, distributions=names, value=0.5, system_attrs=retry))
+    assert sampler.belief(study).failed == ()
+    assert sampler.belief(study).tried == (3,)
+
+
+def test_with_a_budget_of_work_measured_times_do_not_count():
+    plan = Plan(seconds=np.full(32, 0.1))
+    for unit, timed in ("seconds", 6), ("work", 0):
+        sampler = MetaSampler(plan, seed=0, budget=Budget.of(100.0, unit=unit))
+        assert len(sampler.belief(run(sampler, 6)).timed) == timed
+
+
 def test_minimising_mirrors_maximising():
-    up, down = (run(MetaSampler(Plan(), seed=1, per_second=False), 12, sign=sign) for sign in (1.0, 1.0))
-    assert [t.params for t in up.trials] == [t.params for t in down.trials]
-    flipped = Plan()
-    losses = run(MetaSampler(flipped, seed=1, per_second=False), 12, sign=-1.0)
-    assert [t.params for t in losses.trials] == [t.params for t in up.trials]
+    # A minimised value is the negative score, so the same scores come out of both studies.
+    up, down = (run(MetaSampler(Plan(), seed=1, per_second=False), 14, sign=sign) for sign in (1.0, -1.0))
+    assert [t.params for t in down.trials] == [t.params for t in up.trials]
+    assert down.best_value == -up.best_value
 
 
 def test_one_family_needs_no_prefix_and_unknown_parameters_are_sampled_independently():
@@ -237,16 +265,17 @@ def test_parallel_trials_differ():
 
 
 def test_a_right_belief_keeps_the_lead_and_a_wrong_one_loses_it_after_ten_trials():
-    right = Plan()
-    wrong = Plan(mean=[-true_score(c) for c in right.candidates])
-    leaders, best = {}, {}
+    right = Plan(variance=1e-3)
+    wrong = Plan(variance=1e-3, mean=[-true_score(c) for c in right.candidates])
+    leaders, weights, best = {}, {}, {}
     for name, plan in ("right", right), ("wrong", wrong):
         sampler = MetaSampler(plan, seed=0, per_second=False, n_defaults=0)
         study = run(sampler, 10)
         assert "search" not in {t.system_attrs.get("autometa:source") for t in study.trials}
-        run(sampler, 20, study=study)
-        leaders[name], best[name] = sampler.leader(study), study.best_value
-    assert leaders["wrong"] == "surrogate"
+        run(sampler, 15, study=study)
+        leaders[name], weights[name], best[name] = sampler.leader(study), sampler.belief_weight(study), study.best_value
+    assert leaders == {"right": "belief", "wrong": "surrogate"}
+    assert weights["right"] > 0.9 > 0.1 > weights["wrong"]
     assert best["right"] > 0.98
     assert best["wrong"] > 0.95
 
@@ -262,10 +291,12 @@ def test_an_optuna_sampler_can_take_over():
 
 def test_a_policy_and_neighbours_of_the_best_go_beyond_the_pool():
     class Policy:
-        def sample(self, rng, n):
-            return [Candidate("valley", {"a": 0.8 + 0.001 * rng.random(), "depth": 7}) for _ in range(n)]
+        def sample(self, meta_features, n, *, rng, families=None):
+            where = meta_features["where"]
+            return [Candidate("valley", {"a": where + 0.001 * rng.random(), "depth": 7}) for _ in range(n)]
 
-    study = run(MetaSampler(Plan(), seed=0, per_second=False, policy=Policy()), 12)
+    policy = DatasetPolicy(Policy(), {"where": 0.8})
+    study = run(MetaSampler(Plan(), seed=0, per_second=False, policy=policy), 12)
     sources = {t.system_attrs["autometa:source"] for t in study.trials}
     assert {"belief", "default", "policy"} <= sources
     assert study.best_value > 0.9999
@@ -387,3 +418,50 @@ def test_spaces_read_trials_back():
     assert spaces.candidate({"family": "kind", "kind.kernel": "z"}) is None
     assert spaces.candidate({"family": "kind", "kind.c": 1.0}, fill=False) is None
     assert spaces.vectors([candidate]).shape == (1, spaces.n_dims)
+
+
+@pytest.fixture(scope="module")
+def anytime():
+    path = Path(__file__).parent.parent / "experiments" / "anytime" / "trials.py"
+    spec = importlib.util.spec_from_file_location("anytime_trials", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_hit_is_the_first_incumbent_within_one_paired_standard_error(anytime):
+    rng = np.random.default_rng(0)
+    truth = pd.DataFrame({"y": rng.standard_normal(200)})
+    truth.attrs = {"metric": "rmse", "task": "regression", "n_classes": 0}
+    judge = anytime.Judge(truth)
+    noise = rng.standard_normal(200)
+    target, near, far = (truth["y"].to_numpy() + scale * noise for scale in (0.5, 0.49, 0.9))
+    search = pd.DataFrame({"trial": [1, 2, 3], "prediction": [far, None, near]})
+    assert anytime.hit(judge, search, target, 50) == 3
+    assert anytime.hit(judge, search[:2], target, 50) == 50
+    assert judge.gap(target, target) == (0.0, 0.0)
+    assert judge.gap(far, target)[0] < 0
+
+
+def test_the_greedy_portfolio_takes_what_adds_most(anytime):
+    table = np.array([[1.0, 0.9, 0.0, 0.1], [0.0, 0.1, 1.0, 0.1], [1.0, 0.9, 0.0, np.nan]])
+    assert anytime.greedy_portfolio(table)[:2] == [0, 2]
+
+
+def test_the_study_runs_resumes_and_guards_what_is_not_to_be_seen(anytime, tmp_path, capsys):
+    config = anytime.Config("smoke", ("wine",), 120, ("knn", "naive_bayes"), 4, (0, 1), (2,), (0,), 30.0, tmp_path)
+    anytime.run(config)
+    shards = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
+    assert len(shards) == len(list(config.runs())) + 1
+    anytime.run(config)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")} == shards
+    frame = anytime.summarise(config)
+    assert set(frame["method"]) == {"second cold seed", "portfolio", *anytime.META}
+    assert frame["hit"].between(1, 4).all()
+    anytime.report(config)
+    assert "1 datasets, 4 trials" in capsys.readouterr().out
+    with pytest.raises(LeakageError, match="trained on 'iris'"):
+        anytime.run(dataclasses.replace(config, datasets=("iris",)))
+    with pytest.raises(SystemExit, match="release candidates"):
+        anytime.run(dataclasses.replace(config, collection="open_test"))

@@ -181,7 +181,7 @@ def test_arrow_is_limited_before_it_is_unpacked(numbers):
 
 
 @given(st.binary(max_size=60), st.integers(0, 10_000), st.sampled_from([ARROW, CSV, "application/json"]))
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_bodies_are_refused_or_answered(running, noise, place, kind):
     good = {ARROW: running["arrow"], CSV: running["csv"], "application/json": running["json"]}[kind]
     place %= len(good)
@@ -211,7 +211,7 @@ JSON_VALUES = st.recursive(
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(ROW, JSON_VALUES)), max_size=3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_row_is_refused_or_answered(running, rows):
     body = json.dumps(rows).encode()
     answer = running["client"].post("/predict", content=body, headers=JSON)

@@ -1,4 +1,6 @@
 import math
+import threading
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +13,10 @@ from autometa.data import Dataset
 from autometa.evaluation import Evaluator
 from autometa.family import Candidate, ModelFamily
 from autometa.metrics import METRICS
-from autometa.records import Status
+from autometa.records import Evaluation, Status
 from autometa.search_space import SearchSpace
 from autometa.tuning import Budget, WarmStart, tune
-from autometa.tuning.proposals import suggest, trial_params
+from autometa.tuning.proposals import FIXED_SECONDS, Proposer, estimated_score, suggest, trial_params
 from autometa.workers import shared_workers
 
 
@@ -176,6 +178,121 @@ def test_time_budget_is_kept_and_used(dataset):
     result = search(dataset, [Keeper()], budget)
     assert budget.elapsed < 3.0
     assert len(result.evaluations) > 5
+
+
+def test_clearly_worse_candidates_are_pruned_and_the_study_knows(dataset):
+    pool = [Candidate("keeper", {"keep": k}) for k in (1.1, 0.95, 0.0, -1.0)]
+    result = search(dataset, [Keeper()], Budget(max_trials=4), pool, FixedBelief([4.0, 3.0, 2.0, 1.0]))
+    pruned = [entry for entry in result.ledger if entry.status is Status.PRUNED]
+    assert {entry.candidate.config["keep"] for entry in pruned} == {0.0, -1.0}
+    assert all("far behind the best" in entry.reason for entry in pruned)
+    assert all(1 <= len(e.fit_seconds) < 10 for e in result.evaluations if e.status is Status.PRUNED)
+    states = [trial.state for trial in result.study.trials]
+    assert states.count(optuna.trial.TrialState.PRUNED) == 2
+    assert [e.candidate.config["keep"] for e in result.ranked("rmse")] == [0.95, 1.1]
+
+
+def test_a_part_of_the_folds_is_judged_by_the_same_folds_of_the_best():
+    def measured(status, scores):
+        return Evaluation("x", Candidate("keeper"), status, {"rmse": scores})
+
+    whole = measured(Status.OK, (-1.0, -2.0, -3.0))
+    part = measured(Status.TIMEOUT, (-1.5, -2.5))
+    score, error = estimated_score(part, [whole], "rmse")
+    assert score == pytest.approx(-2.5)  # half a point behind, not half a point ahead
+    assert error > 0
+    assert math.isnan(estimated_score(part, [], "rmse")[0])
+    assert math.isnan(estimated_score(measured(Status.FAILED, (-1.5,)), [whole], "rmse")[0])
+    assert estimated_score(whole, [], "rmse")[0] == pytest.approx(-2.0)
+
+
+def test_what_would_not_end_in_time_is_left_out(dataset):
+    pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5, 0.4)]
+    start = WarmStart(pool, FixedBelief([3.0, 2.0, 1.0], seconds=[5.0, 0.2, 0.1]))
+    proposer = Proposer(start, [Keeper()], optuna.create_study(), 5, Budget(10.0), "rmse")
+    assert proposer.next(3.0).candidate == pool[2]  # the first is cheap
+    proposer.n_proposed = 2
+    assert proposer.next(3.0).candidate == pool[1]
+    assert proposer.next(0.5) is None or proposer.next(0.5).source == "search"
+    assert proposer.trial_seconds(pool[0]) == pytest.approx(25.0)
+
+
+def test_units_of_work_do_not_depend_on_time(dataset):
+    pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5, 0.4, 0.3)]
+    belief = FixedBelief([4.0, 3.0, 2.0, 1.0], seconds=[0.1] * 4)
+    budget = Budget.of(2.1, unit="work")
+    result = search(dataset, [Keeper()], budget, pool, belief)
+    assert budget.counts_work
+    assert not budget.counts_time
+    assert budget.elapsed == pytest.approx(len(result.ledger) * (10 * 0.1 + FIXED_SECONDS))
+    assert len(result.ledger) == 2
+    with pytest.raises(ValueError, match="must be 'seconds' or 'work'"):
+        Budget.of(1.0, unit="minutes")
+
+
+def test_a_better_warm_start_is_taken_over_with_all_that_is_known(dataset):
+    pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5)]
+    later = Future()
+    told = []
+
+    class Listening(FixedBelief):
+        def observe(self, index, raw_score, standard_error=None, seconds=None):
+            told.append(index)
+            return self
+
+    def arrive(ledger):
+        if not later.done():
+            later.set_result(WarmStart(pool, Listening([2.0, 1.0])))
+
+    shared_workers(1).submit(pow, 2, 2).result(120)
+    with Evaluator(dataset, families=[Keeper()]) as evaluator:
+        result = tune(
+            evaluator, WarmStart([pool[1]]), families=[Keeper()], metric=METRICS["rmse"], budget=Budget(3.0),
+            on_trial=arrive, later=later,
+        )  # fmt: skip
+    assert result.evaluations[0].candidate == pool[1]
+    assert told[:2] == [1, 0] or told[0] == 1
+    assert pool[0] in {e.candidate for e in result.evaluations}
+
+
+def test_where_times_must_not_matter_the_warm_start_is_waited_for(dataset):
+    later = Future()
+    threading.Timer(0.3, later.set_result, [WarmStart([Candidate("keeper", {"keep": 0.9})])]).start()
+    with Evaluator(dataset, families=[Keeper()]) as evaluator:
+        result = tune(
+            evaluator, WarmStart([Candidate("keeper", {"keep": 0.1})]), families=[Keeper()], metric=METRICS["rmse"],
+            budget=Budget(max_trials=1), later=later,
+        )  # fmt: skip
+    assert result.evaluations[0].candidate.config["keep"] == 0.9
+
+
+def test_a_search_goes_on_where_an_earlier_one_ended(dataset):
+    with Evaluator(dataset, families=[Keeper()]) as evaluator:
+        options = {"families": [Keeper()], "metric": METRICS["rmse"]}
+        first = tune(evaluator, WarmStart([Keeper().default_candidate()]), budget=Budget(max_trials=3), **options)
+        both = tune(evaluator, first.start, budget=Budget(max_trials=8), earlier=first, **options)
+    assert both.evaluations[:3] == first.evaluations
+    assert len(both.study.trials) == 8
+    assert len({e.candidate for e in both.evaluations}) == 8
+
+
+def test_what_does_not_fit_into_memory_is_skipped_with_a_reason(dataset):
+    with Evaluator(dataset, families=[Keeper()], memory_limit_mb=1e-6) as evaluator:
+        result = tune(
+            evaluator, WarmStart([Keeper().default_candidate()]), families=[Keeper()], metric=METRICS["rmse"],
+            budget=Budget(max_trials=2),
+        )  # fmt: skip
+    assert result.ledger.count(Status.SKIPPED) == 2
+    assert all("MB that are free" in entry.reason for entry in result.ledger)
+
+
+def test_a_perfect_score_ends_the_search(dataset):
+    pool = [Candidate("keeper", {"keep": k}) for k in (1.0, *np.linspace(0.99, 1.01, 60))]
+    start = WarmStart(pool, FixedBelief(np.arange(61.0)[::-1], np.full(61, 1e-4)))
+    with Evaluator(dataset, families=[Keeper()]) as evaluator:
+        budget = Budget.of(10.0, unit="work")
+        result = tune(evaluator, start, families=[Keeper()], metric=METRICS["r2"], budget=budget)
+    assert "cannot be better" in result.ledger.entries[-1].reason
 
 
 def test_interrupt_keeps_what_was_found(dataset):

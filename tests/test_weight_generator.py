@@ -202,7 +202,7 @@ def test_saved_and_loaded_generator_writes_the_same_weights(tmp_path):
     assert loaded.card["n_steps"] == 7
     assert not loaded.training
     expected = predict(generator, x, y, 3)
-    assert torch.allclose(predict(loaded, x, y, 3), expected, atol=0.05 * float(expected.abs().max()))
+    assert torch.allclose(predict(loaded, x, y, 3), expected, atol=0.05 * float(expected.detach().abs().max()))
     assert torch.equal(predict(loaded, x, y, 3), predict(again, x, y, 3))
 
 
@@ -233,13 +233,16 @@ def test_standard_input_makes_indicators_and_scales():
     assert torch.equal(twin(x), z)
 
 
-def test_many_columns_are_projected():
+def test_of_many_columns_those_that_vary_most_are_kept():
     x = torch.randn(40, 90, generator=torch.Generator().manual_seed(0))
-    module = StandardInput(90, max_outputs=60).learn(x)
-    z = module(x)
-    assert z.shape == (40, 60)
-    assert torch.isfinite(z).all()
-    assert z[:, 0].std() == pytest.approx(1.0, abs=0.05)
+    x[:30, 5] = 0.0  # mostly one value
+    x[:, 40:70] = (x[:, 40:70] > 1.5).float()  # rare
+    module = StandardInput(90, max_outputs=59).learn(x)
+    assert module(x).shape == (40, 59)
+    assert module.columns.tolist() == [i for i in range(90) if i != 5 and not 40 <= i < 70]
+    twin = StandardInput(90, max_outputs=59)
+    twin.load_state_dict(module.state_dict())
+    assert torch.equal(twin(x), module(x))
 
 
 @pytest.mark.parametrize("n_classes", [0, 2, 7])
@@ -313,14 +316,15 @@ def test_query_rows_of_unseen_classes_do_not_count():
 
 
 def test_training_lowers_the_loss_and_resumes_where_it_stopped(tmp_path):
-    options = dict(cost=4.0, evaluate_every=4, seed=3, peak_rate=3e-3, warmup_fraction=0.0)
+    options = {"cost": 4.0, "evaluate_every": 2, "seed": 3, "peak_rate": 3e-3, "warmup_fraction": 0.0}
     validation = {"choose": [draw_synthetic(Dice(9), TaskShape(24, 64, 64, 4, 2))]}
     rows: list[dict[str, float]] = []
     path = tmp_path / "run.safetensors"
 
     def train(n_steps: int, checkpoint=None, **more):
         return train_weight_generator(
-            [real_source("classes", 3)], options=GenerationOptions(n_steps=n_steps, **options), generator=small_generator(),
+            [real_source("classes", 3)], options=GenerationOptions(n_steps=n_steps, **options),
+            generator=small_generator(),
             validation=validation, checkpoint=checkpoint, **more,
         )  # fmt: skip
 
@@ -328,14 +332,14 @@ def test_training_lowers_the_loss_and_resumes_where_it_stopped(tmp_path):
         pass
 
     def stop(row):
-        if row["step"] == 8:
+        if row["step"] == 4:
             raise Stop
 
     with pytest.raises(Stop):
-        train(12, path, report=stop)
-    resumed = train(12, path, report=rows.append)
-    straight = train(12)
-    assert [row["step"] for row in rows] == [8, 12]
+        train(6, path, report=stop)
+    resumed = train(6, path, report=rows.append)
+    straight = train(6)
+    assert [row["step"] for row in rows] == [4, 6]
     assert all(
         torch.allclose(a, b, atol=1e-6)
         for a, b in zip(resumed.state_dict().values(), straight.state_dict().values(), strict=True)
@@ -345,7 +349,7 @@ def test_training_lowers_the_loss_and_resumes_where_it_stopped(tmp_path):
     assert after < before
     assert resumed.card["groups"] == ["classes"]
     with pytest.raises(ArtefactError, match="another training"):
-        train_weight_generator([], options=GenerationOptions(n_steps=12, **options), generator=small_generator(),
+        train_weight_generator([], options=GenerationOptions(n_steps=6, **options), generator=small_generator(),
                                checkpoint=path)  # fmt: skip
 
 

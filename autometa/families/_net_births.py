@@ -24,7 +24,7 @@ from autometa.nets.weight_generator import MAX_CLASSES, MAX_FEATURES, MAX_ROWS, 
 MIN_RACE_ROWS = 100
 """Below, a hold-out costs more than it tells: the generated birth with its own steps is taken without a race."""
 
-OWN_STEPS, RANDOM = "generated, 5 own steps", "random"
+OWN_STEPS, LEARNED, RANDOM = "generated, 5 own steps", "learned, few steps", "random"
 
 _ADAM_STEPS = (10, 30)
 _ADAM_RATE = 3e-3
@@ -55,6 +55,11 @@ class BirthReport:
     losses: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     seconds: float = 0.0
+
+    @property
+    def init(self) -> str:
+        """The birth alone: "random", "learned" or "generated"."""
+        return self.winner.partition(",")[0]
 
     def __str__(self) -> str:
         told = ", ".join(f"{name} {loss:.4g}" for name, loss in sorted(self.losses.items(), key=lambda item: item[1]))
@@ -127,9 +132,9 @@ def generate_net(
 ) -> MLP:  # fmt: skip
     """A net whose weights were generated from rows and moved by the generated steps.
 
-    A clear rule for tables beyond what the generator reads: more than 60 columns (categories count for each of their
-    levels) are projected on 60 principal components; of more than 5,000 rows a seeded sample is read. Sample weights
-    are not looked at.
+    A clear rule for tables beyond what the generator reads: of more than 60 columns (categories count for each of their
+    levels) the 60 that vary most are kept (:class:`autometa.nets.standard_input.StandardInput`); of more than 5,000
+    rows a seeded sample is read. Sample weights are not looked at.
 
     Parameters
     ----------
@@ -229,9 +234,12 @@ class _Race:
             for n_steps in _ADAM_STEPS:
                 self._enter(f"generated, {n_steps} Adam steps", partial(self._moved, n_steps, len(rows)))
         except FamilyUnavailable as error:
-            self.why_not = f"; {error}"
+            self.why_not += f"; {error}"
         for name, make in others.items():
-            self._enter(name, make)
+            try:
+                self._enter(name, make)
+            except FamilyUnavailable as error:
+                self.why_not += f"; {error}"
         self._enter(RANDOM, lambda: self._squeezed(len(rows)))
         self.seconds = time.perf_counter() - self.started
 

@@ -16,12 +16,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from autometa.exceptions import ArtefactError
+from autometa.families._net_births import LEARNED, BirthReport, BirthTask, Train, fit_births, make_generated_net
 from autometa.families._net_config import hold_out, make_plan
 from autometa.families._net_defaults import full_config
 from autometa.families._net_learned import learned_net, make_learned_net, shipped_birth
 from autometa.gradient import losses
 from autometa.gradient.devices import choose_device, torch_threads
-from autometa.gradient.fit import Rows, fit_net
+from autometa.gradient.fit import FitResult, Rows, TrainingPlan, fit_net
 from autometa.gradient.initialization import initialize
 from autometa.nets.ensemble import EnsembleMLP
 from autometa.nets.mlp import MLP, TableInput
@@ -66,6 +67,9 @@ class _NetEstimator(BaseEstimator):
         Losses by epoch, number of steps, why training ended. Not there after :meth:`from_state`.
     device_ : DeviceReport
         Where it was trained and why. Not there after :meth:`from_state`.
+    birth_ : BirthReport
+        Which birth the net had and, with ``init="generated"``, the race that it won. Not there after
+        :meth:`from_state`.
     n_features_in_ : int
     """
 
@@ -106,14 +110,41 @@ class _NetEstimator(BaseEstimator):
         self.device_ = choose_device(self.device, n_rows=len(train))
         with torch_threads(self.n_threads):
             self._bins = self._learn_bins(train_rows.x, config["numerical_embedding"])
-            net = self._first_net(config, train_rows, n_classes)
-            self.result_ = fit_net(
-                net, train_rows, plan=make_plan(config, len(train), early_stopping=len(held) > 0), loss=loss,
-                validation=rows.take(torch.from_numpy(held)) if len(held) else None, validation_loss=judge,
-                seed=seed, device=self.device_.device, checkpoint=self.checkpoint, should_stop=self.should_stop,
-                time_limit_seconds=self.time_limit_seconds,
+            task = BirthTask(
+                rows, torch.from_numpy(train), torch.from_numpy(held), self._sizes, n_classes,
+                make_plan(config, len(train), early_stopping=len(held) > 0), judge, seed,
             )  # fmt: skip
+
+            def train_net(net: nn.Module, plan: TrainingPlan, validation: Rows | None) -> FitResult:
+                return fit_net(
+                    net, train_rows, plan=plan, loss=loss, validation=validation, validation_loss=judge, seed=seed,
+                    device=self.device_.device, checkpoint=self.checkpoint if plan is task.plan else None,
+                    should_stop=self.should_stop, time_limit_seconds=self.time_limit_seconds,
+                )  # fmt: skip
+
+            if config["init"] == "generated":
+                self.net_ = self._race(config, task, train_net)
+                return
+            net = self._first_net(config, train_rows, n_classes)
+            self.result_ = train_net(net, task.plan, task.validation)
+            self.birth_ = BirthReport(config["init"], reason="asked for")
         self.net_ = net
+
+    def _race(self, config: Mapping[str, Any], task: BirthTask, train_net: Train) -> nn.Module:
+        """The winner of the race of births, trained; see :func:`autometa.families._net_births.fit_births`."""
+        rows, kind = task.rows.take(task.train), "classification" if task.n_classes else "regression"
+
+        def learned() -> nn.Module:
+            birth = shipped_birth(kind, self.birth_fold)
+            return learned_net(rows, self._sizes, task.n_classes, seed=task.seed, n_steps=birth.n_steps, birth=birth)
+
+        net, self.result_, self.birth_ = fit_births(
+            task, lambda: self._first_net({**config, "init": "random"}, rows, task.n_classes), train_net,
+            others={LEARNED: learned},
+        )  # fmt: skip
+        init, dropout = self.birth_.init, config["dropout"] if self.birth_.init == "random" else 0.0
+        self._architecture = {**config, "init": init, "dropout": dropout, "n_outputs": max(1, task.n_classes)}
+        return net
 
     def _first_net(self, config: Mapping[str, Any], rows: Rows, n_classes: int) -> nn.Module:
         """The net before its first step."""
@@ -143,12 +174,16 @@ class _NetEstimator(BaseEstimator):
         )  # fmt: skip
         loss = losses.classification_loss(config["label_smoothing"]) if n_classes else losses.regression_loss()
         self.device_ = choose_device(self.device, n_rows=len(matrix))
+        before = [value.detach().clone() for value in self.net_.parameters()]
         with torch_threads(self.n_threads):
             self.result_ = fit_net(
                 self.net_, Rows(self._to_net(matrix), torch.from_numpy(y), weight), plan=plan, loss=loss,
                 seed=int(self.random_state) + 1, device=self.device_.device, should_stop=self.should_stop,
                 time_limit_seconds=self.time_limit_seconds,
             )  # fmt: skip
+        with torch.no_grad():
+            for value, old in zip(self.net_.parameters(), before, strict=True):
+                value.lerp_(old, 0.5)
 
     def _learn_columns(self, X: NDArray[np.float32], X_train: NDArray[np.float32]) -> None:
         """Category sizes from all rows; the numeric columns that vary among the training rows."""
@@ -179,6 +214,8 @@ class _NetEstimator(BaseEstimator):
 
     def _make_net(self, config: Mapping[str, Any], n_outputs: int) -> nn.Module:
         """The net, its architecture kept for :meth:`to_state`."""
+        if config["init"] == "generated":
+            return make_generated_net(len(self._sizes) + len(self._kept), self._sizes, n_outputs)
         if config["init"] == "learned":
             n_columns = len(self._sizes) + len(self._kept)
             return make_learned_net(n_columns, self._sizes, n_outputs, dropout=config["dropout"])
@@ -292,7 +329,9 @@ class NetClassifier(ClassifierMixin, _NetEstimator):
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *,
         rate_factor: float = 0.3, epochs_factor: float = 0.3,
     ) -> NetClassifier:  # fmt: skip
-        """Go on from the fitted weights on all rows, none held out.
+        """Go on from the fitted weights on all rows, none held out, and end half way between old and new weights.
+
+        The half-way point forgets less of what early stopping chose (Wortsman et al., Robust fine-tuning, 2022).
 
         Parameters
         ----------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from autometa.families._net_defaults import MLP_DEFAULTS, TABM_DEFAULTS
-from autometa.family import MatrixKind, MatrixShape, ModelFamily
+from autometa.family import Candidate, MatrixKind, MatrixShape, ModelFamily
 from autometa.search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -26,9 +26,27 @@ _TRAINING = {
 
 
 class _Neural(ModelFamily):
-    """What both families share."""
+    """What both families share.
+
+    Parameters
+    ----------
+    birth_fold : int or None, default None
+        For measurements on tables that the learned birth was trained on: take the one trained without the tables of
+        this fold (see the card in ``pretrained/learned_birth``).
+    """
 
     matrix: ClassVar[MatrixKind] = "net"
+
+    def __init__(self, birth_fold: int | None = None) -> None:
+        self.birth_fold = birth_fold
+
+    def pool(self, n_candidates: int, seed: int = 0) -> list[Candidate]:
+        """As in every family, but configurations of the Sobol sequence are born at random, whatever births there are:
+        so the pool stays the one that the corpus measured."""
+        n_named = 1 + len(self.presets)
+        found = super().pool(n_candidates, seed)
+        rest = [Candidate(self.name, {**candidate.config, "init": "random"}) for candidate in found[n_named:]]
+        return list(dict.fromkeys([*found[:n_named], *rest]))
 
     def build(
         self, config: Mapping[str, Any], shape: MatrixShape, *, random_state: int = 0, n_threads: int = 1
@@ -40,7 +58,7 @@ class _Neural(ModelFamily):
         estimator = NetClassifier if shape.task.is_classification else NetRegressor
         return estimator(
             net=self.name, config=dict(config), n_categorical=shape.n_categorical, random_state=random_state,
-            n_threads=n_threads,
+            n_threads=n_threads, birth_fold=self.birth_fold,
         )  # fmt: skip
 
 
@@ -56,7 +74,12 @@ class MLP(_Neural):
     - ``batch_size``: at most an eighth of the training rows (but 16), whatever is asked.
     - ``n_epochs``: the length of the schedule; early stopping may end it before, and keeps the best weights.
     - ``label_smoothing``: no effect on regression.
-    - ``init``: where the weights come from, see :mod:`autometa.gradient.initialization`.
+    - ``init``: where the weights come from. "random": drawn. "learned": meta-trained over many tables for one net
+      (64-64, silu, on 20 principal components of the standardised columns); ``n_layers``, ``width``, ``activation``
+      and ``numerical_embedding`` have no effect then. "generated": a hypernetwork reads the training rows and writes the
+      weights of a 64-64 net with a linear skip; it is raced against the others on the hold-out, and the winner goes on
+      (:func:`autometa.families._net_births.fit_births`). Rows measured before these were there are all "random" and
+      mean what they meant.
     """
 
     name = "mlp"
@@ -74,6 +97,7 @@ class MLP(_Neural):
             "floor_fraction": FloatDistribution(0.0, 0.2),
             "momentum": FloatDistribution(0.8, 0.98),
             **_TRAINING,
+            "init": CategoricalDistribution(["random", "learned", "generated"]),
         }
     )
     default_config: ClassVar[Mapping[str, Any]] = MLP_DEFAULTS

@@ -9,162 +9,24 @@ dataset (a smoothed bootstrap of what forecasts get wrong); with no displacement
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-Floats = NDArray[np.float64]
+from autometa.meta_model.calibration import Calibration
+from autometa.meta_model.priors import Covariance as Covariance
+from autometa.meta_model.priors import Floats as Floats
+from autometa.meta_model.priors import Prior as Prior
+from autometa.meta_model.priors import ScalePrior as ScalePrior
+from autometa.meta_model.priors import SecondsPrior as SecondsPrior
+from autometa.meta_model.priors import kernel as kernel
 
 _MAX_CELLS = 20_000
 _MIN_WEIGHT = 1e-3
 _TINY = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class Covariance:
-    """Covariance over candidates, held in factors: ``root root' + spread spread' * (kernel - bridge bridge')``.
-
-    The second part speaks of candidates outside the training pool; it is zero inside.
-
-    Parameters
-    ----------
-    root : ndarray of shape (C, R)
-    spread : ndarray of shape (C,)
-        Standard deviation of what the pool cannot say; zeros for pool members.
-    family : int ndarray of shape (C,)
-    vectors : ndarray of shape (C, D)
-        Encoded configurations.
-    bridge : ndarray of shape (C, P)
-        Whitened kernel between each candidate and the pool.
-    length_scale : float
-    """
-
-    root: Floats
-    spread: Floats
-    family: NDArray[np.int64]
-    vectors: Floats
-    bridge: Floats
-    length_scale: float = 0.5
-
-    @classmethod
-    def from_matrix(cls, matrix: Floats) -> Covariance:
-        """A covariance given in full, shape (C, C), positive definite."""
-        n = len(matrix)
-        root = np.linalg.cholesky(matrix + 1e-9 * np.trace(matrix) / n * np.eye(n))
-        return cls(root, np.zeros(n), np.zeros(n, dtype=np.int64), np.zeros((n, 0)), np.zeros((n, 0)))
-
-    @cached_property
-    def diagonal(self) -> Floats:
-        """Variances, shape (C,)."""
-        own = self.spread**2 * np.maximum(1.0 - np.square(self.bridge).sum(axis=1), 0.0)
-        return np.asarray(np.square(self.root).sum(axis=1) + own)
-
-    def column(self, index: int) -> Floats:
-        """Covariance of every candidate with one, shape (C,)."""
-        column = self.root @ self.root[index]
-        if self.spread[index] > 0:
-            related = kernel(self.vectors, self.vectors[index : index + 1], self.length_scale)[:, 0]
-            related = related * (self.family == self.family[index]) - self.bridge @ self.bridge[index]
-            column = column + self.spread * self.spread[index] * related
-        return np.asarray(column)
-
-
-def kernel(a: Floats, b: Floats, length_scale: float) -> Floats:
-    """Correlation of configurations of one family, shape (len(a), len(b)): half of it is common to the family."""
-    distance = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
-    return np.asarray(0.5 + 0.5 * np.exp(-0.5 * np.maximum(distance, 0.0) / length_scale**2))
-
-
-@dataclass(frozen=True)
-class ScalePrior:
-    """Joint prior of a dataset's offset and log-scale: ``log b ~ N``, ``a | b ~ N``.
-
-    Parameters
-    ----------
-    offset, offset_std : float
-        Of the offset given the mean log-scale, in raw units (relative: in units of the offset's size).
-    slope : float
-        Change of the expected offset per unit of log-scale.
-    log_scale, log_scale_std : float
-        Relative: of the scale divided by the size of the offset.
-    relative : bool
-        For scores without a natural unit (errors in the units of a target): the first observed score sets the unit.
-    log_size : float
-        Relative: expected logarithm of the size of the offset.
-    unit : float
-        Not relative: offset and scale are given in multiples of it.
-    """
-
-    offset: float
-    offset_std: float
-    slope: float
-    log_scale: float
-    log_scale_std: float
-    relative: bool = False
-    log_size: float = 0.0
-    unit: float = 1.0
-
-    def grid(self, first: float | None, n_scales: int) -> tuple[Floats, Floats, Floats, float]:
-        """Scales (B,), their log-weights (B,), the expected offset for each (B,) and its standard deviation."""
-        nodes = np.linspace(-2.5, 2.5, n_scales) if self.log_scale_std > 0 and n_scales > 1 else np.zeros(1)
-        log_scales = self.log_scale + self.log_scale_std * nodes
-        offsets = self.offset + self.slope * self.log_scale_std * nodes
-        unit = self.unit
-        if self.relative:
-            unit = math.exp(self.log_size) if first is None or first == 0 else abs(first)
-            # A score is its own best guess of the offset: offsets are many scales away from zero.
-            offsets = np.full(len(nodes), self.offset if first is None else np.sign(first))
-        return np.exp(log_scales) * unit, -0.5 * nodes**2, offsets * unit, self.offset_std * unit
-
-
-@dataclass(frozen=True, eq=False)
-class Prior:
-    """Everything that is believed before the first trial.
-
-    Parameters
-    ----------
-    mean : ndarray of shape (C,)
-        Forecast in normalised units.
-    covariance : Covariance
-        Of one component of the mixture.
-    scale : ScalePrior
-    shifts : ndarray of shape (I, C)
-        Displacements of the components; no rows means one Gaussian.
-    noise : float
-        Variance of a measured score in normalised units where no standard error is given.
-    n_scales : int
-    """
-
-    mean: Floats
-    covariance: Covariance
-    scale: ScalePrior
-    shifts: Floats = field(default_factory=lambda: np.zeros((0, 0)))
-    noise: float = 1e-2
-    n_scales: int = 15
-
-
-@dataclass(frozen=True, eq=False)
-class SecondsPrior:
-    """Log fit seconds: a forecast, a covariance and the unknown speed of this machine.
-
-    Parameters
-    ----------
-    mean : ndarray of shape (C,)
-    covariance : Covariance
-    speed_std : float
-        Standard deviation of the logarithm of the machine's speed, common to all candidates.
-    noise : float
-        Variance of a measured log-time.
-    """
-
-    mean: Floats
-    covariance: Covariance
-    speed_std: float = 0.7
-    noise: float = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,17 +175,31 @@ class Belief:
         return self._moments[1]
 
     @property
+    def downside(self) -> Floats:
+        """Spread of each score below its mean, raw units, shape (C,): at least :attr:`std`, more where a candidate can
+        fail badly, which the Gaussian part does not tell."""
+        tail = self.prior.tail
+        if tail is None:
+            return self.std
+        if len(tail) < len(self):  # candidates that were added to the prior fail like the others
+            tail = np.pad(tail, (0, len(self) - len(tail)), constant_values=float(tail.mean()))
+        scale = float(self._posterior.weight @ self._posterior.scale)
+        return np.sqrt(self.std**2 + (scale * tail) ** 2)
+
+    @property
     def normalised_mean(self) -> Floats:
         """Expected score in normalised units, shape (C,): about 0 for a median candidate, 1 for the best one."""
         post = self._posterior
         return np.asarray(post.weight @ ((post.mean - post.offset[:, None]) / post.scale[:, None]))
 
     def interval(self, level: float = 0.8) -> tuple[Floats, Floats]:
-        """Lower and upper end of the central interval of each score, raw units, each of shape (C,)."""
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1. Got {level} instead.")
-        width = float(ndtri(0.5 + level / 2))
-        return self.mean - width * self.std, self.mean + width * self.std
+        """Lower and upper end of the central interval of each measured score, raw units, each of shape (C,).
+
+        Calibrated on datasets that the forecast had not seen, by the number of trials so far, where the meta-model
+        brings a calibration.
+        """
+        low, high = _ends(level, self.prior.calibration, len(self.tried) + len(self.failed))
+        return self.mean + low * self.downside, self.mean + high * self.std
 
     @property
     def seconds(self) -> Floats:
@@ -334,6 +210,13 @@ class Belief:
     def seconds_std(self) -> Floats:
         """Standard deviation of the logarithm of the fit seconds, shape (C,)."""
         return self._time_moments[1]
+
+    def seconds_interval(self, level: float = 0.8) -> tuple[Floats, Floats]:
+        """Lower and upper end of the central interval of the fit seconds, each of shape (C,); NaN if unknown."""
+        calibration = None if self.seconds_prior is None else self.seconds_prior.calibration
+        low, high = _ends(level, calibration, len(self.timed))
+        mean, std = self._time_moments
+        return np.exp(mean + low * std), np.exp(mean + high * std)
 
     def _check_index(self, index: int) -> int:
         if not 0 <= int(index) < len(self):
@@ -369,6 +252,16 @@ class Belief:
         return mean, np.sqrt(np.maximum(variance - np.einsum("cn,nc->c", cross, gain), _TINY))
 
 
+def _ends(level: float, calibration: Calibration | None, n_trials: int) -> tuple[float, float]:
+    """Ends of the central interval in standard deviations from the mean."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1. Got {level} instead.")
+    if calibration is not None:
+        return calibration.ends(level, n_trials)
+    width = float(ndtri(0.5 + level / 2))
+    return -width, width
+
+
 def _unconditioned(prior: Prior) -> _Posterior:
     """Before any trial the components need not be told apart: their displacements enter the variance."""
     scales, log_weights, offsets, offset_std = prior.scale.grid(None, prior.n_scales)
@@ -391,31 +284,31 @@ def _condition(belief: Belief, seen: list[int]) -> _Posterior:
     shared = (offset_std / scales) ** 2  # (B,) variance of the offset in units of the scale
     errors = np.array(belief.standard_errors)
     noise = np.full((B, n), 0.25)  # a failure says "about -1", not more
-    noise[:, :n_scored] = np.where(np.isfinite(errors), (errors / scales[:, None]) ** 2 + 1e-6, prior.noise)
+    noise[:, :n_scored] = np.where(
+        np.isfinite(errors), prior.noise_share * (errors / scales[:, None]) ** 2 + 1e-6, prior.noise
+    )
     within = belief._columns[seen] + shared[:, None, None] * np.outer(scored, scored)  # (B, n, n)
     within[:, np.arange(n), np.arange(n)] += noise
     factor = np.linalg.cholesky(within)  # (B, n, n)
+    inverse = np.linalg.inv(factor)  # (B, n, n): a product is faster than solving for every candidate
     expected = prior.mean[seen][None, :] + (prior.shifts[:, seen] if len(prior.shifts) else np.zeros((1, n)))  # (I, n)
     target = np.full((B, n), -1.0)
     target[:, :n_scored] = (np.array(belief.raw_scores)[None, :] - offsets[:, None]) / scales[:, None]
-    residual = target[:, :, None] - expected.T[None, :, :]  # (B, n, I)
-    white = np.linalg.solve(factor, residual)  # (B, n, I)
+    white = inverse @ (target[:, :, None] - expected.T[None, :, :])  # (B, n, I)
     log_det = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
     log_like = log_weights - log_det - n_scored * np.log(scales)
     log_like = log_like[:, None] - 0.5 * np.square(white).sum(axis=1)  # (B, I)
     b, i, weight = _likely_pairs(log_like, len(prior.mean))
-    cross = belief._columns.T[None] + shared[:, None, None] * scored[None, :, None]  # (B, n, C)
-    used = np.unique(b)
-    gain = np.zeros((B, n, len(prior.mean)))
-    gain[used] = np.linalg.solve(factor[used], cross[used])  # (B, n, C)
-    variance = prior.covariance.diagonal + shared[:, None] - np.square(gain).sum(axis=1)  # (B, C)
-    centre = np.empty((len(b), len(prior.mean)))  # (K, C)
-    for k in used:
-        centre[b == k] = white[k][:, i[b == k]].T @ gain[k]
-    centre += prior.mean + (prior.shifts[i] if len(prior.shifts) else 0.0)
-    std = scales[:, None] * np.sqrt(np.maximum(variance, 1e-9))
-    mean = offsets[b][:, None] + scales[b][:, None] * centre
-    return _Posterior(weight, mean, std[b], scales[b], offsets[b])
+    mean, std = np.empty((len(b), len(prior.mean))), np.empty((len(b), len(prior.mean)))  # (K, C)
+    for k in np.unique(b):
+        at = b == k
+        gain = inverse[k] @ belief._columns.T + shared[k] * (inverse[k] @ scored)[:, None]  # (n, C)
+        variance = prior.covariance.diagonal + shared[k] - np.einsum("nc,nc->c", gain, gain)  # (C,)
+        std[at] = scales[k] * np.sqrt(np.maximum(variance, 1e-9))
+        mean[at] = offsets[k] + scales[k] * (white[k][:, i[at]].T @ gain)
+    centre = prior.mean + (prior.shifts[i] if len(prior.shifts) else 0.0)  # (K, C) or (C,)
+    mean += scales[b][:, None] * centre
+    return _Posterior(weight, mean, std, scales[b], offsets[b])
 
 
 def _likely_pairs(log_like: Floats, n_candidates: int) -> tuple[Any, Any, Floats]:

@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 _N_QUANTILES = 64
 _MAX_CATEGORIES = 12
 _LOG_RATIO = 20.0
+NOT_FEATURES = frozenset({"machine_seconds"})
+"""Columns of a table of meta-features that describe the machine and not the dataset."""
 
 
 class FeatureEncoder(nn.Module):
@@ -64,6 +66,12 @@ class FeatureEncoder(nn.Module):
         return self.numeric + [f"{name}={value}" for name, values in self.categories.items() for value in values]
 
     @property
+    def medians(self) -> dict[str, float]:
+        """Median of each column that is read as numbers."""
+        middle = self.quantiles[:, _N_QUANTILES // 2].tolist()
+        return dict(zip(self.numeric, middle, strict=False))
+
+    @property
     def n_outputs(self) -> int:
         return len(self.names) + len(self.indicators)
 
@@ -79,7 +87,7 @@ class FeatureEncoder(nn.Module):
     def fit(cls, frame: pd.DataFrame) -> FeatureEncoder:
         """An encoder of the columns that vary in ``frame``, one row per training dataset."""
         numeric, categories = [], {}
-        for name in frame.columns:
+        for name in frame.columns.difference(list(NOT_FEATURES), sort=False):
             column = frame[name]
             numbers = pd.to_numeric(column, errors="coerce").notna().sum()
             if pd.api.types.is_numeric_dtype(column) or numbers == column.notna().sum() > 0:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from autometa.meta_model.model import shrunk_covariance
+from autometa.meta_model.heads import shrunk_covariance
 from autometa.meta_model.regressors import ridge_coef
 
 Floats = NDArray[np.float64]
@@ -19,6 +19,7 @@ Splits = Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]
 LOWEST = -1.0
 """Normalised scores below are clipped: how bad a bad configuration is does not matter."""
 
+_MOST_BELOW = 10.0
 _MEAN_WEIGHT = 2.0
 _SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
 
@@ -37,6 +38,8 @@ class Table:
         Normalised score minus portfolio mean, NaN where not measured.
     offset, scale : ndarray of shape (N,)
         Raw score = offset + scale * normalised score.
+    shortfall : ndarray of shape (P,)
+        Root mean square of how far scores fell below where they are clipped, in normalised units.
     """
 
     rows: NDArray[np.intp]
@@ -45,10 +48,17 @@ class Table:
     residual: Floats
     offset: Floats
     scale: Floats
+    shortfall: Floats
 
     @property
     def known(self) -> NDArray[np.bool_]:
         return np.isfinite(self.residual)
+
+    @property
+    def winners(self) -> NDArray[np.intp]:
+        """Position in the pool of the best candidate of each row, shape (N,)."""
+        best = np.where(self.known, self.residual + self.portfolio, -np.inf).argmax(axis=1)
+        return np.asarray(self.columns[best])
 
 
 def normalise(raw: Floats, family: NDArray[np.int64]) -> Table:
@@ -66,10 +76,13 @@ def normalise(raw: Floats, family: NDArray[np.int64]) -> Table:
         offset = np.nanmedian(filled, axis=1)
         scale = np.nanmax(filled, axis=1) - offset
         floor = 1e-9 * np.maximum(np.abs(offset), 1.0)
-        normal = np.clip((raw - offset[:, None]) / np.maximum(scale, floor)[:, None], LOWEST, None)
+        unclipped = (raw - offset[:, None]) / np.maximum(scale, floor)[:, None]
+        normal = np.clip(unclipped, LOWEST, None)
         portfolio = column_means(normal, family)
         filled = np.where(known, raw, offset[:, None] + scale[:, None] * portfolio)
-    return Table(rows, columns, portfolio, normal - portfolio, offset, np.maximum(scale, 0.0))
+    below = np.square(np.clip(LOWEST - unclipped, 0.0, _MOST_BELOW))
+    shortfall = np.sqrt(column_means(below, family))
+    return Table(rows, columns, portfolio, normal - portfolio, offset, np.maximum(scale, 0.0), shortfall)
 
 
 def column_means(values: Floats, family: NDArray[np.int64]) -> Floats:
@@ -91,7 +104,31 @@ def log_table(seconds: Floats, family: NDArray[np.int64]) -> Table:
     columns = np.flatnonzero(np.isfinite(seconds).any(axis=0))
     values = np.log(np.maximum(seconds[np.ix_(rows, columns)], 1e-4))
     portfolio = column_means(values, family[columns])
-    return Table(rows, columns, portfolio, values - portfolio, np.zeros(len(rows)), np.ones(len(rows)))
+    none = np.zeros(len(columns))
+    return Table(rows, columns, portfolio, values - portfolio, np.zeros(len(rows)), np.ones(len(rows)), none)
+
+
+def size_effect(residual: Floats, Z: Floats, family: NDArray[np.int64]) -> Floats:
+    """Linear effect (K, P) of centred measures of size (N, K) on each candidate, drawn to its family's.
+
+    Parameters
+    ----------
+    residual : ndarray of shape (N, P)
+        About the mean of each column, NaN where not measured.
+    """
+    known = np.isfinite(residual)
+    coef, ridge = np.zeros((Z.shape[1], residual.shape[1])), 1e-3 * len(Z) * np.eye(Z.shape[1])
+    for number in np.unique(family):
+        at = np.flatnonzero(family == number)
+        rows, columns = np.nonzero(known[:, at])
+        A, y = Z[rows], residual[:, at][rows, columns]
+        common = np.linalg.solve(A.T @ A + ridge, A.T @ y)
+        for j in at:
+            A, y = Z[known[:, j]], residual[known[:, j], j]
+            gram = A.T @ A
+            own = np.linalg.solve(gram + 0.5 * len(A) * np.eye(Z.shape[1]) * Z.var() + ridge, A.T @ (y - A @ common))
+            coef[:, j] = common + own
+    return coef
 
 
 def fill(errors: Floats, n_rounds: int = 3) -> Floats:

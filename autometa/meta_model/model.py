@@ -17,96 +17,17 @@ from torch import Tensor, nn
 
 from autometa.exceptions import ArtefactError
 from autometa.family import Candidate
-from autometa.meta_model.belief import Belief, Covariance, Floats, Prior, ScalePrior, SecondsPrior, kernel
+from autometa.meta_model.belief import Belief
 from autometa.meta_model.encoders import ConfigEncoder, FeatureEncoder
+from autometa.meta_model.heads import Head as Head
+from autometa.meta_model.heads import shrunk_covariance as shrunk_covariance
+from autometa.meta_model.novelty import Novelty
 from autometa.meta_model.pool import CandidatePool, View
+from autometa.meta_model.priors import Covariance, Floats, Prior, SecondsPrior, kernel
 from autometa.meta_model.regressors import Forest, MLPBag, Ridge
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_WEIGHT_BYTES = 64 * 2**20
-
-
-class Head(nn.Module):
-    """What is known of one metric (or of log-seconds): portfolio mean, output directions, residuals, scale prior.
-
-    Parameters
-    ----------
-    n_outputs, n_pool, n_residuals, n_learners, n_scale_inputs : int
-        Sizes: shared outputs R, pool members P with this metric, training datasets with it, stacked learners, inputs
-        of the scale prior.
-
-    Attributes
-    ----------
-    members : Tensor of shape (P,)
-        Positions in the pool.
-    portfolio : Tensor of shape (P,)
-        Mean normalised score over training datasets.
-    directions : Tensor of shape (R, P)
-        From shared outputs to residual scores.
-    stack : Tensor of shape (n_learners,)
-        Weight of each learner's residual.
-    residuals : Tensor of shape (n_residuals, P), float16
-        Cross-fitted errors of the forecast on the training datasets.
-    coef : Tensor of shape (n_scale_inputs + 1, 2)
-        Ridge regression of offset and log-scale.
-    """
-
-    members: Tensor
-    portfolio: Tensor
-    directions: Tensor
-    stack: Tensor
-    residuals: Tensor
-    coef: Tensor
-
-    def __init__(
-        self, n_outputs: int, n_pool: int, *, n_residuals: int, n_learners: int, n_scale_inputs: int = 0
-    ) -> None:
-        super().__init__()
-        self.register_buffer("members", torch.zeros(n_pool, dtype=torch.int32))
-        self.register_buffer("portfolio", torch.zeros(n_pool))
-        self.register_buffer("directions", torch.zeros(n_outputs, n_pool, dtype=torch.float16))
-        self.register_buffer("stack", torch.zeros(n_learners))
-        self.register_buffer("residuals", torch.zeros(n_residuals, n_pool, dtype=torch.float16))
-        self.register_buffer("coef", torch.zeros(n_scale_inputs + 1, 2))
-        self.settings: dict[str, Any] = {}
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Arguments of the constructor."""
-        return {
-            "n_outputs": self.directions.shape[0], "n_pool": self.directions.shape[1],
-            "n_residuals": len(self.residuals), "n_learners": len(self.stack),
-            "n_scale_inputs": len(self.coef) - 1,
-        }  # fmt: skip
-
-    def forecast(self, outputs: Sequence[Tensor]) -> Floats:
-        """Normalised scores of the pool from the learners' outputs, each (N, R) -> (N, P)."""
-        scores = self.portfolio[None, :]  # (1, P)
-        for weight, output in zip(self.stack, outputs, strict=True):
-            scores = scores + weight * (output @ self.directions.to(output.dtype))  # (N, P)
-        return np.asarray(scores.detach().cpu().numpy(), dtype=float)
-
-    def covariance(self, target: Floats) -> Floats:
-        """Shrunk covariance of the residuals, shape (P, P); ``target`` is the structured correlation."""
-        errors = self.residuals.cpu().numpy().astype(float)
-        return shrunk_covariance(errors, target, self.settings["shrinkage"])
-
-    def scale_prior(self, x: Tensor) -> ScalePrior:
-        """Prior of offset and scale for encoded meta-features of shape (1, D)."""
-        offset, log_scale = (x @ self.coef[:-1] + self.coef[-1]).squeeze(0).tolist()
-        s = self.settings["scale"]
-        if s["relative"]:
-            return ScalePrior(
-                s["sign"], s["offset_std"], 0.0, log_scale, s["log_scale_std"], relative=True, log_size=offset
-            )
-        return ScalePrior(offset, s["offset_std"], s["slope"], log_scale, s["log_scale_std"])
-
-
-def shrunk_covariance(errors: Floats, target: Floats, shrinkage: float) -> Floats:
-    """Sample covariance (about zero) shrunk towards a structured correlation with the same variances."""
-    sample = errors.T @ errors / len(errors)
-    std = np.sqrt(np.maximum(np.diag(sample), 1e-6))
-    return np.asarray((1 - shrinkage) * sample + shrinkage * target * np.outer(std, std))
 
 
 class MetaModel(nn.Module):
@@ -121,6 +42,7 @@ class MetaModel(nn.Module):
     heads : mapping of metric name to Head
         The first is the default metric.
     seconds_head : Head or None
+    novelty : Novelty or None
     card : mapping
         JSON: trained_on, groups, versions and whatever else describes the training.
     """
@@ -133,6 +55,7 @@ class MetaModel(nn.Module):
         learners: Sequence[nn.Module],
         heads: Mapping[str, Head],
         seconds_head: Head | None = None,
+        novelty: Novelty | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -142,6 +65,7 @@ class MetaModel(nn.Module):
         self.metrics = tuple(heads)
         self.heads = nn.ModuleList(heads.values())
         self.seconds_head = seconds_head
+        self.novelty = novelty
         self.card = dict(card or {})
         self._roots: dict[int, Floats] = {}
         self.eval()
@@ -162,6 +86,8 @@ class MetaModel(nn.Module):
         meta_features: pd.Series | Mapping[str, Any],
         candidates: Sequence[Candidate],
         metric: str | None = None,
+        *,
+        machine_seconds: float | None = None,
     ) -> Belief:
         """What is believed of candidates on a dataset, before any trial.
 
@@ -174,6 +100,9 @@ class MetaModel(nn.Module):
             family, and candidates of an unknown family get an average forecast with a wide uncertainty.
         metric : str, optional
             Default: the first metric of the training table.
+        machine_seconds : float, optional
+            Seconds of the landmarkers' fixed piece of work (:class:`autometa.meta_features.MetaFeatures`), which tell
+            the speed of this machine; trials correct it.
 
         Raises
         ------
@@ -182,31 +111,77 @@ class MetaModel(nn.Module):
         """
         if len(candidates) == 0:
             raise ValueError("candidates must hold at least one candidate. Got an empty list.")
-        metric = self.metrics[0] if metric is None else metric
-        if metric not in self.metrics:
-            raise ValueError(f"metric must be one of {', '.join(self.metrics)}. Got {metric!r} instead.")
-        x = self.encoder(meta_features).to(self._device)  # (1, D)
+        head = self.head(metric)
+        features: dict[Any, Any] = dict(meta_features.items())
+        x, novelty = self._read(features)
         outputs = [learner(x) for learner in self.learners]
-        head = self._head(self.metrics.index(metric))
+        task = str(features.get("task", ""))
+        trust = head.trust(task, novelty)
         view = self._view(head, candidates)
-        mean, covariance = self._joint(head, outputs, view)
+        mean, covariance = self._joint(head, head.forecast(outputs, trust=trust, meta_features=features), view)
         bandwidth = head.settings["bandwidth"]
         shifts = np.zeros((0, len(candidates)))
         if bandwidth < 1:
             errors = head.residuals.cpu().numpy().astype(np.float32)
             errors = errors - errors.mean(axis=0)
             shifts = _spread_over(errors, head, view, len(self.pool)) * np.sqrt(1 - bandwidth**2)
-        scale = replace(head.scale_prior(x), unit=self._unit(metric, meta_features))
-        prior = Prior(mean, _scaled(covariance, bandwidth), scale, shifts=shifts, noise=head.settings["noise"])
+        scale = replace(head.scale_prior(x), unit=self._unit(self.metrics[0] if metric is None else metric, features))
+        prior = Prior(
+            mean, _scaled(covariance, bandwidth), scale, shifts=shifts, noise=head.settings["noise"],
+            noise_share=head.noise_share(task), calibration=head.calibration(task), trust=trust, novelty=novelty,
+            tail=_spread_over(head.tail.cpu().numpy()[None], head, view, len(self.pool))[0],
+        )  # fmt: skip
         timed = self.seconds_head
         if timed is None:
             return Belief(prior)
         if not torch.equal(timed.members, head.members):
             view = self._view(timed, candidates)
-        mean, covariance = self._joint(timed, outputs, view)
-        return Belief(prior, SecondsPrior(mean, covariance, timed.settings["speed_std"], timed.settings["noise"]))
+        trust = timed.trust("", novelty)
+        mean, covariance = self._joint(timed, timed.forecast(outputs, trust=trust, meta_features=features), view)
+        speed, speed_std = self._speed(timed, machine_seconds)
+        noise = timed.settings["noise"]
+        return Belief(prior, SecondsPrior(mean + speed, covariance, speed_std, noise, timed.calibration("")))
 
-    def _unit(self, metric: str, meta_features: pd.Series | Mapping[str, Any]) -> float:
+    def forecast(
+        self,
+        meta_features: pd.Series | Mapping[str, Any],
+        candidates: Sequence[Candidate],
+        metric: str | None = None,
+        *,
+        trust: float | None = None,
+    ) -> Floats:
+        """Forecast of candidates in normalised units, shape (C,): the mean of the belief without its uncertainty.
+
+        ``trust`` is the share of what meta-features say; ``None``: what rehearsals taught, less for novel datasets.
+        """
+        head = self.head(metric)
+        outputs, novelty = self.read(meta_features)
+        trust = head.trust(str(meta_features.get("task", "")), novelty) if trust is None else trust
+        return self._centred(head, head.forecast(outputs, trust=trust), self._view(head, candidates))[0]
+
+    @torch.no_grad()
+    def read(self, meta_features: pd.Series | Mapping[str, Any]) -> tuple[list[Tensor], float]:
+        """Outputs of the learners for one dataset, each of shape (1, R), and how novel it is (NaN if unknown)."""
+        x, novelty = self._read(meta_features)
+        return [learner(x) for learner in self.learners], novelty
+
+    def _read(self, features: pd.Series | Mapping[str, Any]) -> tuple[Tensor, float]:
+        """Encoded meta-features of one dataset, shape (1, D), and how novel they are (NaN if unknown)."""
+        table = self.encoder.expand_one(features)
+        encoded = self.encoder.encode(table)
+        novelty = math.nan if self.novelty is None else float(self.novelty.percentile(encoded, table)[0])
+        return torch.from_numpy(encoded).to(self._device, torch.float32), novelty  # (1, D)
+
+    def _speed(self, timed: Head, machine_seconds: float | None) -> tuple[float, float]:
+        """Mean and standard deviation of the logarithm of how much slower this machine is than the corpus's."""
+        std, known = float(timed.settings["speed_std"]), self.card.get("machine")
+        if known is None or machine_seconds is None or not machine_seconds > 0:
+            return 0.0, std
+        # The fixed work is short and other processes disturb it: it counts by its scatter on the corpus's machine.
+        weight = std**2 / (std**2 + float(known["variance"]))
+        return weight * (math.log(machine_seconds) - float(known["log_seconds"])), std * math.sqrt(1 - weight)
+
+    def _unit(self, metric: str, meta_features: Mapping[str, Any]) -> float:
         """Size of one unit of the dataset's scores; 1 for metrics without a unit, or where it is not known."""
         name = self.card.get("units", {}).get(metric)
         log_unit = float(meta_features.get(name, 0.0)) if name else 0.0
@@ -221,12 +196,21 @@ class MetaModel(nn.Module):
         names = self.card["trained_on"]
         return [(names[i], float(weights[i])) for i in np.argsort(-weights)[:n]]
 
+    def winners(self, metric: str | None = None) -> dict[str, Candidate]:
+        """What won on each training dataset with this metric, by the name of the dataset."""
+        head, names = self.head(metric), self.card["trained_on"]
+        pairs = zip(head.rows.tolist(), head.winners.tolist(), strict=True)
+        return {names[row]: Candidate(*self.pool.candidates[winner]) for row, winner in pairs}
+
     @property
     def _device(self) -> torch.device:
         return self.encoder.quantiles.device
 
-    def _head(self, index: int) -> Head:
-        head = self.heads[index]
+    def head(self, metric: str | None = None) -> Head:
+        metric = self.metrics[0] if metric is None else metric
+        if metric not in self.metrics:
+            raise ValueError(f"metric must be one of {', '.join(self.metrics)}. Got {metric!r} instead.")
+        head = self.heads[self.metrics.index(metric)]
         assert isinstance(head, Head)
         return head
 
@@ -243,11 +227,19 @@ class MetaModel(nn.Module):
             self._roots[id(head)] = np.linalg.cholesky(matrix + jitter)
         return self._roots[id(head)]
 
-    def _joint(self, head: Head, outputs: Sequence[Tensor], view: View) -> tuple[Floats, Covariance]:
-        """Mean (C,) and covariance over the viewed candidates."""
-        pool_mean = head.forecast(outputs)[0]  # (P,)
-        members = head.members.cpu().numpy()
-        family = self.pool.family[members]
+    def _joint(self, head: Head, pool_mean: Floats, view: View) -> tuple[Floats, Covariance]:
+        """Mean (C,) and covariance over the viewed candidates, from the mean of the head's pool members (P,)."""
+        mean, spread = self._centred(head, pool_mean, view)
+        root = _spread_over(self._root(head).T, head, view, len(self.pool)).T
+        outside = np.where(view.member >= 0, 0.0, spread)
+        covariance = Covariance(
+            root.astype(float), outside, view.family, view.vectors, view.bridge, self.pool.length_scale
+        )
+        return mean, covariance
+
+    def _centred(self, head: Head, pool_mean: Floats, view: View) -> tuple[Floats, Floats]:
+        """Means of the viewed candidates and how far those outside the pool may lie from them, each (C,)."""
+        family = self.pool.family[head.members.cpu().numpy()]
         centre = np.full(len(self.pool.families) + 1, float(np.median(pool_mean)))
         spread = np.full(len(centre), head.settings["spread"])
         for number in np.unique(family):
@@ -256,12 +248,7 @@ class MetaModel(nn.Module):
             spread[number] = head.settings["family_spread"][str(number)]
         group = np.minimum(view.family, len(centre) - 1)
         mean = centre[group] + _spread_over((pool_mean - centre[family])[None], head, view, len(self.pool))[0]
-        root = _spread_over(self._root(head).T, head, view, len(self.pool)).T
-        outside = np.where(view.member >= 0, 0.0, spread[group])
-        covariance = Covariance(
-            root.astype(float), outside, view.family, view.vectors, view.bridge, self.pool.length_scale
-        )
-        return mean, covariance
+        return mean, spread[group]
 
     def save(self, folder: str | Path) -> Path:
         """Write ``weights.safetensors`` and ``card.json`` into a folder."""
@@ -277,6 +264,7 @@ class MetaModel(nn.Module):
                 "length_scale": self.pool.length_scale,
             },
             "learners": [{"kind": type(m).__name__, "sizes": _sizes(m)} for m in self.learners],
+            "novelty": None if self.novelty is None else self.novelty.sizes,
             "metrics": self.metrics,
             "heads": [{"sizes": h.sizes, "settings": h.settings} for h in heads if isinstance(h, Head)],
         }
@@ -375,5 +363,6 @@ def _build(cls: type[MetaModel], card: Mapping[str, Any]) -> MetaModel:
     known = {k: v for k, v in card.items() if k not in {"structure", "format", "format_version"}}
     return cls(
         FeatureEncoder(**s["encoder"]), pool, learners=learners, heads=dict(zip(s["metrics"], heads[:n], strict=True)),
-        seconds_head=heads[n] if len(heads) > n else None, card=known,
+        seconds_head=heads[n] if len(heads) > n else None,
+        novelty=None if s["novelty"] is None else Novelty(*s["novelty"]), card=known,
     )  # fmt: skip

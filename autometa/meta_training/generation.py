@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autometa.exceptions import ArtefactError, TrainingDiverged
+from autometa.gradient.optimizers import FlatParameters, Optimizer, OptimizerConfig
 from autometa.gradient.schedules import Schedule
 from autometa.meta_training.generation_tasks import GeneratorTasks, RealTables, TableSource, draw_shape, draw_synthetic
 from autometa.meta_training.synthetic_tables import Dice
@@ -74,6 +74,7 @@ class _State:
     """All that a checkpoint holds beside tensors."""
 
     step: int = 0
+    n_updates: int = 0
     n_tasks: int = 0
     seconds: float = 0.0
     n_bad: int = 0
@@ -151,17 +152,11 @@ def train_weight_generator(
                 report(row)
             if checkpoint is not None:
                 run.save(Path(checkpoint))
-    run.generator.load_state_dict(run.best)
-    run.generator.card = {
-        "options": asdict(run.options), "n_steps": run.state.step, "n_tasks": run.state.n_tasks,
-        "seconds": round(run.state.seconds), "log": run.state.log, "groups": sorted({s.group for s in sources}),
-        "n_tables": len(sources),
-    }  # fmt: skip
-    return run.generator.eval()
+    return run.finish(sources)
 
 
 class _Run:
-    """The state of one training."""
+    """The state of one training; all weights as one vector."""
 
     def __init__(
         self, generator: WeightGenerator, options: GenerationOptions, tables: RealTables,
@@ -169,12 +164,10 @@ class _Run:
     ) -> None:  # fmt: skip
         self.generator, self.options, self.tables, self.validation = generator, options, tables, validation
         self.schedule = Schedule("cosine", options.peak_rate, options.warmup_fraction, 0.01)
-        self.optimizer = torch.optim.AdamW(
-            generator.parameters(), lr=options.peak_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
-        )
+        self.optimizer = Optimizer(OptimizerConfig("adamw", options.weight_decay))
+        self.flat = FlatParameters(generator)
         self.dice = Dice(options.seed)
-        self.average = {name: value.clone() for name, value in generator.state_dict().items()}
-        self.best = {name: value.clone() for name, value in self.average.items()}
+        self.average, self.best = self.flat.weights.clone(), self.flat.weights.clone()  # (P,)
         self.state = _State()
         self._recent: list[tuple[float, float]] = []
 
@@ -187,31 +180,30 @@ class _Run:
     def step(self) -> None:
         """One batch, one update."""
         started = time.perf_counter()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(self.fraction)
         batch = self._draw()
+        self.flat.gradient.zero_()
         before, after = generator_losses(self.generator, batch)
         weight = self.options.step_weight
         loss = ((1 - weight) * before + weight * after).mean()
-        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
-        self._apply(bool(torch.isfinite(norm)))
+        self._apply()
         self._recent.append((float(before.mean().detach()), float(after.mean().detach())))
         self.state.step += 1
         self.state.n_tasks += len(batch)
         self.state.seconds += time.perf_counter() - started
 
-    def _apply(self, finite: bool) -> None:
+    def _apply(self) -> None:
+        """Move the weights, unless the gradient is not finite, and their average."""
+        finite = bool(torch.isfinite(self.flat.gradient).all())
         self.state.n_bad = 0 if finite else self.state.n_bad + 1
         if self.state.n_bad >= _MAX_BAD_STEPS:
             raise TrainingDiverged(f"The gradient was not finite in {_MAX_BAD_STEPS} steps in a row. Lower peak_rate.")
         if finite:
-            self.optimizer.step()
+            self.flat.clip_gradient(1.0)
+            self.optimizer.step(self.flat.weights, self.flat.gradient, self.schedule.rate(self.fraction))
+            self.state.n_updates = self.optimizer.n_steps
         decay = min(self.options.average, 1 - 1 / (self.state.step / 5 + 1))
-        with torch.no_grad():
-            for name, value in self.generator.state_dict().items():
-                self.average[name].lerp_(value, 1 - decay)
+        self.average.lerp_(self.flat.weights, 1 - decay)
 
     def _draw(self) -> GeneratorTasks:
         """The next batch; a synthetic one where no real table has the shape."""
@@ -223,38 +215,47 @@ class _Run:
             if len(batch) >= 2:
                 return batch
 
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Losses of the averaged weights on the validation sets; keeps the best."""
         recent = torch.tensor(self._recent or [(float("nan"),) * 2]).mean(0).tolist()
         self._recent = []
         row = {"step": self.state.step, "seconds": round(self.state.seconds, 1), "train_0": recent[0],
                "train_5": recent[1], "fraction": round(self.fraction, 4)}  # fmt: skip
-        current = {name: value.clone() for name, value in self.generator.state_dict().items()}
-        self.generator.load_state_dict(self.average)
-        with torch.no_grad():
-            for name, batches in self.validation.items():
-                found = [torch.stack(generator_losses(self.generator, batch, robust=False), 1) for batch in batches]
-                before, after = torch.cat(found).mean(0).tolist()
-                row |= {f"{name}_0": before, f"{name}_5": after}
-        self.generator.load_state_dict(current)
+        current = self.flat.weights.clone()
+        self.flat.weights.copy_(self.average)
+        for name, batches in self.validation.items():
+            found = [torch.stack(generator_losses(self.generator, batch, robust=False), 1) for batch in batches]
+            before, after = torch.cat(found).mean(0).tolist()
+            row |= {f"{name}_0": before, f"{name}_5": after}
+        self.flat.weights.copy_(current)
         if row.get("choose_5", -1.0) < self.state.best_loss:
             self.state.best_loss = row.get("choose_5", float("inf"))
-            self.best = {name: value.clone() for name, value in self.average.items()}
+            self.best.copy_(self.average)
         self.state.log.append({name: round(value, 5) for name, value in row.items()})
         return row
+
+    def finish(self, sources: Sequence[TableSource]) -> WeightGenerator:
+        """The generator with its best weights and a card of how it came to them."""
+        with torch.no_grad():
+            self.flat.weights.copy_(self.best)
+        self.flat.release()
+        self.generator.card = {
+            "options": asdict(self.options), "n_steps": self.state.step, "n_tasks": self.state.n_tasks,
+            "seconds": round(self.state.seconds), "log": self.state.log, "n_tables": len(sources),
+            "groups": sorted({source.group for source in sources}),
+        }  # fmt: skip
+        return self.generator.eval()
 
     def save(self, path: Path) -> None:
         """Write a checkpoint so that the file is always a whole one."""
         header = {"format": _FORMAT, "state": json.dumps(asdict(self.state)), "signature": self._signature()}
-        tensors = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"moment.{i}.{name}": value for name, value in moments.items()}
+        tensors = {f"moment.{name}": value for name, value in self.optimizer.moments.items()}
+        tensors |= {"weights": self.flat.weights, "average": self.average, "best": self.best}
         tensors["dice"] = self.dice.generator.get_state()
         path.parent.mkdir(parents=True, exist_ok=True)
         neighbour = path.with_name(f"{path.name}.{os.getpid()}.part")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, neighbour, metadata=header)
+        save_file(tensors, neighbour, metadata=header)
         os.replace(neighbour, path)
 
     def resume(self, path: Path) -> None:
@@ -266,20 +267,13 @@ class _Run:
             raise ArtefactError(f"The checkpoint {str(path)!r} belongs to another training. Delete the file.")
         self.state = _State(**json.loads(header["state"]))
         self.dice.generator.set_state(tensors.pop("dice"))
-        self.generator.load_state_dict(_part(tensors, "generator."))
-        self.average, self.best = _part(tensors, "average."), _part(tensors, "best.")
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(tensors, "moment.").items():
-            i, _, kind = name.partition(".")
-            moments.setdefault(int(i), {})[kind] = value
-        whole: dict[str, Any] = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**whole, "state": moments})
+        with torch.no_grad():
+            self.flat.weights.copy_(tensors.pop("weights"))
+        self.average, self.best = tensors.pop("average"), tensors.pop("best")
+        self.optimizer.moments = {name.removeprefix("moment."): value for name, value in tensors.items()}
+        self.optimizer.n_steps = self.state.n_updates
 
     def _signature(self) -> str:
         """What must be equal for a checkpoint to be continued; the length of the training may change."""
         options = {name: value for name, value in asdict(self.options).items() if name not in {"n_steps", "seconds"}}
         return json.dumps({**options, **self.generator.settings, "sources": [s.name for s in self.tables.sources]})
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -15,7 +15,6 @@ from autometa.meta_model.encoders import FeatureEncoder
 from autometa.meta_model.proposal import ProposalPolicy, Runs, family_weights, improve
 from autometa.search_space import SearchSpace
 
-
 _BANK = 2048
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autometa.nets.mlp import NetInput
+
 N_COMPONENTS = 20
 """Numbers a row in the layout."""
 
@@ -93,7 +95,7 @@ def _principal_directions(values: Tensor, n_components: int) -> Tensor:
     return functional.pad(found, (0, n_components - kept))
 
 
-class ProjectedInput(nn.Module):
+class ProjectedInput(NetInput):
     """The layout as the input of a net; takes the place of :class:`autometa.nets.mlp.TableInput`.
 
     Parameters

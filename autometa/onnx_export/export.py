@@ -211,8 +211,8 @@ def _made_up(predictor: Predictor) -> pd.DataFrame:
     for column in predictor.columns:
         absent = rng.random(_CHECKED_ROWS) < 0.1
         if column.kind is ColumnKind.CATEGORICAL:
-            values = rng.choice([*column.categories, "never seen"], _CHECKED_ROWS).astype(object)
-            data[column.name] = np.where(absent, None, values)
+            data[column.name] = rng.choice([*column.categories, "never seen"], _CHECKED_ROWS).astype(object)
+            data[column.name][absent] = None
         else:
             center, spread = centers.get(column.name, (0.0, 1.0))
             values = center + spread * rng.standard_t(3, _CHECKED_ROWS)

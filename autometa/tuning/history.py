@@ -62,12 +62,13 @@ def sign(study: optuna.Study) -> float:
     return 1.0 if study.direction is StudyDirection.MAXIMIZE else -1.0
 
 
-def read(trial: FrozenTrial, spaces: Spaces, *, direction: float, n_fits: float = 1.0) -> Outcome | None:
+def read(trial: FrozenTrial, spaces: Spaces, *, direction: float, n_fits: float | None = 1.0) -> Outcome | None:
     """The outcome of a finished trial; ``None`` where it says nothing of a candidate.
 
     A pruned trial says its last intermediate value; a failed one that had not yet asked for all parameters says
     nothing. User attributes ``standard_error`` and ``fit_seconds`` of the trial are used where they are set;
-    otherwise a fit's seconds are the duration of the trial divided by ``n_fits``.
+    otherwise a fit's seconds are the duration of the trial divided by ``n_fits``; with ``n_fits=None`` no times are
+    read.
     """
     complete = trial.state is TrialState.COMPLETE
     candidate = spaces.candidate(trial.params, fill=complete)
@@ -78,8 +79,8 @@ def read(trial: FrozenTrial, spaces: Spaces, *, direction: float, n_fits: float 
         value = trial.value
     elif trial.state is TrialState.PRUNED and trial.intermediate_values:
         value = trial.intermediate_values[max(trial.intermediate_values)]
-    seconds = trial.user_attrs.get("fit_seconds")
-    if seconds is None and complete and trial.duration is not None:
+    seconds = trial.user_attrs.get("fit_seconds") if n_fits is not None else None
+    if seconds is None and n_fits is not None and complete and trial.duration is not None:
         seconds = trial.duration.total_seconds() / n_fits
     error = _positive(trial.user_attrs.get("standard_error"))
     score = direction * value if math.isfinite(value) else math.nan
@@ -88,7 +89,7 @@ def read(trial: FrozenTrial, spaces: Spaces, *, direction: float, n_fits: float 
 
 
 def outcomes(
-    study: optuna.Study, spaces: Spaces, *, n_fits: float = 1.0, known: dict[int, Outcome | None]
+    study: optuna.Study, spaces: Spaces, *, n_fits: float | None = 1.0, known: dict[int, Outcome | None]
 ) -> list[Outcome]:
     """Every finished trial of the study once, in the order in which they ended.
 

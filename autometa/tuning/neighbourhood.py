@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from autometa.family import Candidate
+from autometa.search_space import SearchSpace
 from autometa.tuning.spaces import Spaces
 
 
@@ -16,6 +18,28 @@ class SupportsSample(Protocol):
 
     def sample(self, rng: np.random.Generator, n: int) -> Sequence[Candidate]:
         """``n`` candidates."""
+
+
+@dataclass(frozen=True)
+class DatasetPolicy:
+    """A :class:`autometa.meta_model.ProposalPolicy` with the dataset that it proposes for.
+
+    Parameters
+    ----------
+    policy : ProposalPolicy
+    meta_features : Series or mapping
+        Of the dataset, as for the meta-model.
+    families : tuple of str or None
+        Families that may be proposed; ``None``: all that the policy knows.
+    """
+
+    policy: Any
+    meta_features: Any
+    families: tuple[str, ...] | None = None
+
+    def sample(self, rng: np.random.Generator, n: int) -> list[Candidate]:
+        """At most ``n`` different candidates."""
+        return list(self.policy.sample(self.meta_features, n, rng=rng, families=self.families))
 
 
 def perturbed(
@@ -45,8 +69,6 @@ def _step(
     spaces: Spaces, candidate: Candidate, name: str, other: object, *, rng: np.random.Generator, width: float
 ) -> object:
     """The hyperparameter's new value; ``other`` is one drawn at random."""
-    from autometa.search_space import SearchSpace
-
     single = SearchSpace({name: spaces[candidate.family][name]})
     unit = single.encode({name: candidate.config[name]})
     if len(unit) > 1:

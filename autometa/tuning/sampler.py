@@ -79,14 +79,13 @@ class MetaSampler(BaseSampler):
         meta-model believes, and "none of them" is another; trials decide between them. Without selection and
         families the search space is that of the source studies.
     policy : object with ``sample(rng, n)``, optional
-        Proposes further configurations for this dataset.
+        Proposes further configurations for this dataset: a :class:`autometa.tuning.DatasetPolicy`, say.
     budget : Budget or float, optional
-        Seconds for the whole study, from now. With a budget in trials, or ``per_second=False``, costs do not count.
+        Seconds for the whole study, from now. With a budget in trials, or ``per_second=False``, costs do not count;
+        with one in units of work forecast costs count, measured ones do not.
     per_second : bool, default=True
     n_fits : int, default=1
         Model fits in one trial (the folds), by which forecast seconds are multiplied.
-    overhead : float, default=0.05
-        Seconds of a trial beside fitting.
     n_defaults : int, default=2
         Defaults that race the warm start within the first trials.
     surrogate : "gp" or BaseSampler, default="gp"
@@ -108,12 +107,12 @@ class MetaSampler(BaseSampler):
     >>> import optuna
     >>> from sklearn.datasets import load_wine
     >>> from sklearn.model_selection import cross_val_score
-    >>> from autometa import MetaSampler, select
+    >>> from autometa import Candidate, MetaSampler, select
     >>> X, y = load_wine(return_X_y=True)
     >>> selection = select(X, y, families=["knn"], metric="accuracy")
     >>> space = selection.families[0].search_space
     >>> def objective(trial):
-    ...     candidate = type(selection.best)("knn", space.suggest(trial), builder=selection.best.builder)
+    ...     candidate = Candidate("knn", space.suggest(trial), builder=selection.best.builder)
     ...     return cross_val_score(candidate.build(), X, y, cv=3).mean()
     >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
     >>> study = optuna.create_study(direction="maximize", sampler=MetaSampler(selection, seed=0, n_fits=3))
@@ -132,7 +131,6 @@ class MetaSampler(BaseSampler):
         budget: Budget | float | None = None,
         per_second: bool = True,
         n_fits: int = 1,
-        overhead: float = 0.05,
         n_defaults: int = 2,
         surrogate: Literal["gp"] | BaseSampler = "gp",
         handover: Handover | None = None,
@@ -150,7 +148,8 @@ class MetaSampler(BaseSampler):
         self._ranker = Ranker(knowledge, policy, n_defaults)
         self._budget = Budget(seconds=float(budget)) if isinstance(budget, int | float) else budget
         per_second = per_second and not (self._budget is not None and self._budget.counts_trials)
-        self._costs = Costs(per_second, n_fits * _growth(selection), overhead)
+        self._costs = Costs(per_second, n_fits * _growth(selection))
+        self._timed = per_second and (self._budget is None or self._budget.counts_time)
         self._surrogate = surrogate
         self._handover = handover or Handover()
         self._seed = int(np.random.default_rng(seed).integers(2**31))
@@ -174,6 +173,13 @@ class MetaSampler(BaseSampler):
         """Who proposes the next trial."""
         with self._lock:
             return "surrogate" if self._surrogate_leads(self._compared(study)) else "belief"
+
+    def belief_weight(self, study: Study) -> float:
+        """Posterior probability that the belief is a better guide to this study than a surrogate of its own trials."""
+        if self._knowledge.belief is None:
+            return 0.0
+        with self._lock:
+            return self._handover.weight(self._compared(study))
 
     def warm_start_report(self, study: Study) -> WarmStartReport:
         """How many trials the warm start saved or cost against a cold start, as far as the belief can tell."""
@@ -296,9 +302,11 @@ class MetaSampler(BaseSampler):
 
     def _history(self, study: Study) -> list[Outcome]:
         memory = self._remember(study)
-        history = outcomes(study, self._knowledge.spaces, n_fits=self._costs.n_fits, known=memory.known)
-        for number in memory.known.keys() & memory.plans.keys():
-            del memory.plans[number], memory.rankings[number]
+        n_fits = self._costs.n_fits if self._timed else None
+        history = outcomes(study, self._knowledge.spaces, n_fits=n_fits, known=memory.known)
+        for number in memory.known.keys() & memory.rankings.keys():
+            del memory.rankings[number]
+            memory.plans.pop(number, None)
         return history
 
     def _compared(self, study: Study) -> list[Outcome]:

@@ -29,6 +29,7 @@ _PEAK_MARGIN = 1.2
 _MIN_TRIALS = 20
 _PATIENCE = 15
 _NO_GAIN = 0.02
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class _Search:
     def _await_start(self) -> None:
         """Where times must not matter, nothing starts before the warm start is there."""
         if self.later is not None and not self.budget.counts_time:
-            wait([self.later], timeout=None if self.budget.counts_work else _MAX_TRIAL_SHARE * self.budget.remaining)
+            limit = self._spendable()
+            wait([self.later], timeout=None if limit is None else _MAX_TRIAL_SHARE * limit)
             self._adopt()
 
     def _adopt(self) -> None:
@@ -185,12 +187,12 @@ class _Search:
     def _reason_to_end(self) -> str:
         """Why going on brings nothing; empty where it may. Only the clock is cut short, never a number of trials."""
         name = self.metric.name
-        scores = np.array([e.score(name) for e in self.evaluations if e.ok])
-        if self.budget.counts_trials or len(scores) < _MIN_TRIALS:
+        scores = np.array([e.score(name) if e.ok else -np.inf for e in self.evaluations])
+        if self.budget.counts_trials or len(scores) < _MIN_TRIALS or not np.isfinite(scores[:-_PATIENCE]).any():
             return ""
         best = max((e for e in self.evaluations if e.ok), key=lambda e: e.score(name))
         error = best.standard_error(name)
-        if best.score(name) >= self.metric.best:
+        if best.score(name) >= self.metric.best - _ROUNDING:
             return f"Stopped early: {name} cannot be better than {self.metric.from_score(best.score(name)):g}."
         gain = self.proposer.expected_gain()
         recent = float(np.max(scores) - np.max(scores[:-_PATIENCE]))

@@ -2,8 +2,8 @@
 
 Set-up of Finn et al. (Model-agnostic meta-learning, 2017), section 5.1: amplitude in [0.1, 5], phase in [0, pi], x in
 [-5, 5], a 40-40 ReLU net, one inner step at 0.01 in training, 25 tasks a meta-step. Their baseline is pretrained on all
-waves together and then fine-tuned on the shots; here it gets the best rate of four on the test waves themselves. About four CPU
-minutes:
+waves together and then fine-tuned on the shots; here it gets the best rate of four on the test waves themselves.
+About four CPU minutes:
 
     OMP_NUM_THREADS=1 .venv/bin/python experiments/initialisation/sinusoid.py
 """
@@ -16,8 +16,8 @@ import time
 import torch
 
 from autometa.gradient.fit import Rows
-from autometa.gradient.inner_loop import TaskBatch, adapt_batch, query_losses
 from autometa.gradient.initialization import initialize
+from autometa.gradient.inner_loop import TaskBatch, adapt_batch, query_losses
 from autometa.gradient.learned import Initialisation
 from autometa.gradient.losses import regression_loss
 from autometa.gradient.optimizers import FlatParameters, make_optimizer

@@ -135,7 +135,7 @@ def corpus(seeds: int) -> Iterator[Row]:
                             raw, error = world.choose.loc[name].to_numpy(), world.error.loc[name].to_numpy()
                             if world.spread[name] < 2 * np.nanmedian(error) / np.sqrt(2):
                                 continue
-                            truth = normalised(world.held.loc[name].to_numpy(), float(world.spread[name]))
+                            truth = normalised(world.score.loc[name].to_numpy(), float(world.spread[name]))
                             for way, memory in ways.items():
                                 belief = recall(
                                     memory, model, meta_features=meta.meta_features.loc[name],

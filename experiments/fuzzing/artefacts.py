@@ -1,6 +1,6 @@
 """Mutated artefacts: how many load, how many are refused by name, and whether anything else happens.
 
-    OMP_NUM_THREADS=1 python experiments/benchmarks/artefact_fuzz.py [n_artefacts] [--families NAME ...]
+    OMP_NUM_THREADS=1 python experiments/fuzzing/artefacts.py [n_artefacts] [--families NAME ...]
 
 Two kinds of mutation take turns. "damaged" changes bytes of any file and leaves the seal as it was. "resealed" changes
 bytes or JSON values and computes all hashes anew, as someone would who knows the format; what loads then also has to

@@ -1,0 +1,114 @@
+"""Conformal calibration: how far measured values lie from forecasts, on groups that the forecast had not seen.
+
+Datasets of one group are related, so groups and not datasets are exchangeable. Every group weighs the same, as if one
+cell were drawn from each: the hierarchical conformal prediction of Dunn, Wasserman and Ramdas (Distribution-free
+prediction sets for two-layer hierarchical models, 2022) and of Lee, Barber and Willett (2023), for intervals whose
+two ends are calibrated apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+Floats = NDArray[np.float64]
+
+PROBABILITIES = np.round(np.concatenate([np.arange(0.02, 0.5, 0.02), np.arange(0.5, 0.99, 0.02)]), 2)
+"""Probabilities at which quantiles are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Quantiles of ``(measured - mean) / std`` of a belief, by the number of trials that it had seen.
+
+    Parameters
+    ----------
+    stages : tuple of int
+        Numbers of trials, ascending; between them quantiles are interpolated, after the last they stay.
+    quantiles : ndarray of shape (n_stages, len(PROBABILITIES))
+
+    Examples
+    --------
+    >>> wide = Calibration((0,), 2 * ndtri(PROBABILITIES)[None])
+    >>> round(wide.quantile(0.9, 3), 2)
+    2.56
+    """
+
+    stages: tuple[int, ...]
+    quantiles: Floats
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Calibration:
+        """What :attr:`spec` wrote."""
+        return cls(tuple(spec["stages"]), np.array(spec["quantiles"], dtype=float))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"stages": list(self.stages), "quantiles": self.quantiles.round(3).tolist()}
+
+    def quantile(self, probability: float, n_trials: int) -> float:
+        """Quantile of the standardised error; beyond the outermost kept ones they grow as a Gaussian's do."""
+        row = np.array([np.interp(n_trials, self.stages, column) for column in self.quantiles.T])
+        z, grid = float(ndtri(probability)), ndtri(PROBABILITIES)
+        inside = float(np.interp(z, grid, row))
+        if z < grid[0] or z > grid[-1]:
+            edge = grid[0] if z < 0 else grid[-1]
+            return inside * max(z / float(edge), 1.0)
+        return inside
+
+    def ends(self, level: float, n_trials: int) -> tuple[float, float]:
+        """Lower and upper end of the central interval in standard deviations from the mean, which lies inside."""
+        tail = 0.5 * (1 - level)
+        return min(self.quantile(tail, n_trials), 0.0), max(self.quantile(1 - tail, n_trials), 0.0)
+
+
+def conformal_quantiles(errors: Floats, groups: NDArray[Any]) -> Floats:
+    """Conformal quantiles of standardised errors at :data:`PROBABILITIES`, every group weighing the same.
+
+    A mass of one group lies beyond each end: the group that is still to come. Where that mass is larger than the
+    tail, the outermost known quantile is continued as a Gaussian.
+
+    Parameters
+    ----------
+    errors : ndarray of shape (n,)
+    groups : ndarray of shape (n,)
+
+    Returns
+    -------
+    ndarray of shape (len(PROBABILITIES),)
+    """
+    _, number, count = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(errors, kind="stable")
+    mass = (1.0 / count[number])[order]
+    ordered, n_groups = errors[order], len(count)
+    from_below = np.cumsum(mass) / (n_groups + 1)
+    from_above = np.cumsum(mass[::-1])[::-1] / (n_groups + 1)
+    result = np.full(len(PROBABILITIES), np.nan)
+    for i, p in enumerate(PROBABILITIES):
+        if p >= 0.5:
+            at = int(np.searchsorted(from_below, p - 1e-12))
+        else:
+            at = int(len(errors) - 1 - np.searchsorted(from_above[::-1], 1 - p - 1e-12))
+        if 0 <= at < len(errors):
+            result[i] = ordered[at]
+    return _continued(np.maximum.accumulate(np.where(np.isnan(result), -np.inf, result)), np.isnan(result))
+
+
+def _continued(quantiles: Floats, unknown: NDArray[np.bool_]) -> Floats:
+    """Quantiles beyond the known ones, in proportion to a Gaussian's."""
+    known = np.flatnonzero(~unknown)
+    grid = ndtri(PROBABILITIES)
+    if not len(known):
+        return np.asarray(grid)
+    result, first, last = quantiles.copy(), known[0], known[-1]
+    low = min(quantiles[first], grid[first])
+    high = max(quantiles[last], grid[last])
+    result[:first] = low * grid[:first] / min(grid[first], -1e-9)
+    result[last + 1 :] = high * grid[last + 1 :] / max(grid[last], 1e-9)
+    return result

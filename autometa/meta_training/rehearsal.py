@@ -1,0 +1,326 @@
+"""Rehearsals: what a meta-model says of groups that it has not seen, and what that teaches about trusting it.
+
+The corpus is split by group; for each fold a meta-model is trained on the other folds and asked about this one. From
+its answers come the share of the forecast that is kept (where following the meta-features chose worse than following
+the portfolio, less or nothing of it), the novelty beyond which the forecast is not trusted, and the quantiles of the
+errors, before and after some trials, by which intervals are calibrated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from autometa.family import Candidate
+from autometa.meta_dataset import MetaDataset, candidate_key
+from autometa.meta_model import Belief, MetaModel
+from autometa.meta_model.calibration import Calibration, conformal_quantiles
+from autometa.meta_model.heads import fade
+from autometa.meta_model.priors import Floats
+from autometa.meta_training.parts import Caution, Parts, TrainingOptions, learn, task_names
+
+STAGES = (0, 1, 4)
+"""Numbers of trials at which intervals are calibrated."""
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+NOISE_SHARES = (1.0, 0.4, 0.15, 0.05)
+THRESHOLDS = (0.8, 0.9, 0.95, 0.98)
+_DEFAULT_THRESHOLD = 0.95
+_MIN_GROUPS = 12
+_N_SUBSETS = 40
+_N_TREES = 60
+_N_FOLDS = 3
+_N_BOOTSTRAPS = 200
+_OWN = 0.25
+_BORROWED = 10.0
+_CAUTION = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One dataset and metric of a rehearsal.
+
+    Parameters
+    ----------
+    fold : int
+    dataset, group, task, metric : str
+    novelty : float
+    gains : ndarray of shape (len(SHARES),)
+        What choosing by the forecast at each share gained over choosing by the portfolio, in normalised units.
+    """
+
+    fold: int
+    dataset: str
+    group: str
+    task: str
+    metric: str
+    novelty: float
+    gains: Floats
+
+
+def rehearse(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> Caution:
+    """What rehearsals on held-out groups teach; nothing where there are fewer than 12 groups.
+
+    Parameters
+    ----------
+    meta_dataset : MetaDataset
+    seed : int
+    options : TrainingOptions
+    """
+    if not options.n_rehearsals or meta_dataset.groups.nunique() < _MIN_GROUPS:
+        return Caution()
+    # Fewer trees and folds than the model itself has: a rehearsal need not be as good, and there are several.
+    options = replace(options, n_trees=min(options.n_trees, _N_TREES), n_folds=min(options.n_folds, _N_FOLDS))
+    acts: list[tuple[Parts, MetaDataset]] = []
+    for train, test in meta_dataset.split_by_group(options.n_rehearsals, seed=seed + 1):
+        acts.append((learn(train, seed, options), test))
+    cases = [case for fold, (parts, test) in enumerate(acts) for case in _cases(fold, parts, test)]
+    shrink = _shrink(cases)
+    threshold = _threshold(cases, shrink)
+    caution = Caution(shrink, threshold)
+    noise = _noise_shares(pd.concat([_told(parts, test, caution) for parts, test in acts], ignore_index=True))
+    caution = Caution(shrink, threshold, noise)
+    errors = pd.concat([_errors(parts, test, caution) for parts, test in acts], ignore_index=True)
+    scores = errors[errors["metric"] != ""]
+    calibration = {str(metric): _by_task(part) for metric, part in scores.groupby("metric", sort=False)}
+    timed = errors[errors["metric"] == ""]
+    seconds = _by_task(timed, by_task=False) if len(timed) else {}
+    report = {"shrink": shrink, "threshold": threshold, "noise_share": noise, "gains": _gain_report(cases)}
+    return Caution(shrink, threshold, noise, calibration, seconds, report)
+
+
+def _cases(fold: int, parts: Parts, test: MetaDataset) -> Iterator[Case]:
+    model = parts.assemble(Caution(), {"trained_on": []})
+    tasks = dict(zip(test.datasets, map(str, task_names(test.meta_features)), strict=True))
+    for metric in [m for m in test.metrics if m in model.metrics]:
+        head, (scores, errors) = model.head(metric), _measured(test, metric, model)
+        for name, raw, error in zip(scores.index, scores.to_numpy(), errors.to_numpy(), strict=True):
+            outputs, novelty = model.read(test.meta_features.loc[name])
+            raw, error = raw[head.members.numpy()], error[head.members.numpy()]
+            known = np.isfinite(raw)
+            if known.sum() < 3:
+                continue
+            portfolio, full = (head.forecast(outputs, trust=t)[known] for t in (0.0, 1.0))
+            gains = choice_gains(portfolio, full - portfolio, _value(raw[known], error[known]))
+            yield Case(fold, name, str(test.groups[name]), tasks[name], metric, novelty, gains)
+
+
+def _measured(test: MetaDataset, metric: str, model: MetaModel) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores and standard errors of the pool's candidates, (n_datasets, P), NaN where not measured."""
+    keys = [candidate_key(family, config) for family, config in model.pool.candidates]
+    scores = test.score_table(metric).reindex(columns=keys)
+    return scores, test.standard_error_table(metric).reindex(index=scores.index, columns=keys)
+
+
+def _value(raw: Floats, error: Floats) -> Floats:
+    """Normalised scores, damped where they are mostly noise, shape (n,)."""
+    middle = np.median(raw)
+    spread = max(float(raw.max() - middle), 1e-12)
+    noise = float(np.nanmedian(error)) if np.isfinite(error).any() else 0.0
+    return np.clip((raw - middle) / spread, -1.0, None) * spread**2 / (spread**2 + (2 * noise) ** 2)
+
+
+def choice_gains(portfolio: Floats, residual: Floats, value: Floats, seed: int = 0) -> Floats:
+    """Mean gain of choosing by ``portfolio + share * residual`` over choosing by the portfolio, for each share.
+
+    Averaged over random halves of the candidates: one choice among all is a coin toss, forty are not.
+
+    Parameters
+    ----------
+    portfolio, residual, value : ndarray of shape (n_candidates,)
+
+    Returns
+    -------
+    ndarray of shape (len(SHARES),)
+    """
+    draws = np.random.default_rng(seed).random((_N_SUBSETS, len(value)))
+    inside = draws <= np.median(draws, axis=1, keepdims=True)
+    means = portfolio + np.array(SHARES)[:, None] * residual  # (S, n)
+    chosen = np.where(inside[:, None, :], means[None], -np.inf).argmax(axis=2)  # (subsets, S)
+    found = value[chosen].mean(axis=0)
+    return np.asarray(found - found[0])
+
+
+def _shrink(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
+    """Metric -> task -> the share with the best gain less half its standard error, averaged over bootstraps by group.
+
+    A task's gains are drawn to those of all tasks, a metric's to those of all metrics of its task. The average over
+    bootstraps keeps a choice among nearly equal shares from being a toss.
+    """
+    result: dict[str, dict[str, float]] = {}
+    everywhere = _group_gains(cases).mean(axis=0)
+    rng = np.random.default_rng(0)
+    for metric in dict.fromkeys(case.metric for case in cases):
+        result[metric] = {}
+        for task in sorted({case.task for case in cases if case.metric == metric}):
+            related = _group_gains([c for c in cases if c.task == task])
+            own = _group_gains([c for c in cases if c.task == task and c.metric == metric])
+            n, offset = len(related), _OWN * (own.mean(axis=0) - related.mean(axis=0))
+            error = related.std(axis=0) / np.sqrt(max(n - 1, 1))
+            draws = related[rng.integers(n, size=(_N_BOOTSTRAPS, n))].mean(axis=1)  # (bootstraps, S)
+            mean = (n * (draws + offset - _CAUTION * error) + _BORROWED * everywhere) / (n + _BORROWED)
+            result[metric][task] = round(float(np.array(SHARES)[mean.argmax(axis=1)].mean()), 3)
+        result[metric].setdefault("", float(np.median(list(result[metric].values()))))
+    return result
+
+
+def _group_gains(cases: Sequence[Case]) -> Floats:
+    """Mean gain of each group at each share, shape (n_groups, len(SHARES))."""
+    by_group: dict[str, list[Floats]] = {}
+    for case in cases:
+        by_group.setdefault(case.group, []).append(case.gains)
+    return np.array([np.mean(values, axis=0) for values in by_group.values()])
+
+
+def _threshold(cases: Sequence[Case], shrink: Mapping[str, Mapping[str, float]]) -> float:
+    """The novelty beyond which not to trust: another than the default where it chose better by half an error."""
+
+    def gains(threshold: float) -> dict[str, list[float]]:
+        result: dict[str, list[float]] = {}
+        for case in cases:
+            share = shrink[case.metric].get(case.task, 1.0) * fade(case.novelty, threshold)
+            result.setdefault(case.group, []).append(float(np.interp(share, SHARES, case.gains)))
+        return result
+
+    usual, best, choice = gains(_DEFAULT_THRESHOLD), 0.0, _DEFAULT_THRESHOLD
+    for threshold in THRESHOLDS:
+        other = gains(threshold)
+        change = np.array([np.mean(other[g]) - np.mean(usual[g]) for g in usual])
+        sure = float(change.mean() - _CAUTION * change.std() / np.sqrt(len(change)))
+        if sure > best:
+            best, choice = sure, threshold
+    return choice
+
+
+@dataclass(frozen=True, eq=False)
+class _Act:
+    """What one dataset of a rehearsal measured, and what was believed of it before: arrays over its candidates."""
+
+    belief: Belief
+    raw: Floats
+    error: Floats
+    seconds: Floats
+    metric: str
+    task: str
+    group: str
+
+
+def _acts(parts: Parts, test: MetaDataset, caution: Caution) -> Iterator[_Act]:
+    """One act for each dataset and metric; only the first of a dataset has seconds."""
+    model = parts.assemble(caution, {"trained_on": []})  # its scores are in units already, as those of the tables are
+    tasks = dict(zip(test.datasets, map(str, task_names(test.meta_features)), strict=True))
+    everyone = [Candidate(family, config) for family, config in model.pool.candidates]
+    seconds = test.seconds_table().reindex(columns=[candidate_key(c.family, c.config) for c in everyone])
+    timed: set[str] = set()
+    for metric in [m for m in test.metrics if m in model.metrics]:
+        scores, errors = _measured(test, metric, model)
+        for name in scores.index:
+            raw = scores.loc[name].to_numpy()
+            known = np.flatnonzero(np.isfinite(raw))
+            belief = model.belief(test.meta_features.loc[name], [everyone[i] for i in known], metric)
+            times = seconds.loc[name].to_numpy()[known]
+            yield _Act(
+                belief, raw[known], errors.loc[name].to_numpy()[known], np.full_like(times, np.nan)
+                if name in timed else times, metric, tasks[name], str(test.groups[name]),
+            )  # fmt: skip
+            timed.add(name)
+
+
+def _told(parts: Parts, test: MetaDataset, caution: Caution) -> pd.DataFrame:
+    """Error of the forecasts of untried candidates after some trials, for each share of the noise."""
+    rows = []
+    for act in _acts(parts, test, caution):
+        if len(act.raw) < 2 * STAGES[-1] or not np.isfinite(act.error).any():
+            continue
+        belief = act.belief
+        for _ in range(STAGES[-1]):
+            belief = _tried(belief, act)
+        rest = np.setdiff1d(np.arange(len(act.raw)), belief.tried)
+        unit = max(float(act.raw.max() - np.median(act.raw)), 1e-12)
+        for share in NOISE_SHARES:
+            later = replace(belief, prior=replace(belief.prior, noise_share=share))
+            loss = float(np.minimum(np.abs(act.raw - later.mean)[rest] / unit, 1.0).mean())
+            rows.append((act.metric, act.task, act.group, share, loss))
+    return pd.DataFrame(rows, columns=["metric", "task", "group", "share", "loss"])
+
+
+def _noise_shares(told: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Metric -> task -> the share with the least error, as a geometric mean over bootstraps by group."""
+    result: dict[str, dict[str, float]] = {}
+    rng, logs = np.random.default_rng(0), np.log(np.array(NOISE_SHARES))
+    for (metric, task), part in told.groupby(["metric", "task"], sort=False):
+        losses = part.pivot_table(index="group", columns="share", values="loss")[list(NOISE_SHARES)].to_numpy()
+        draws = losses[rng.integers(len(losses), size=(_N_BOOTSTRAPS, len(losses)))].mean(axis=1)
+        best = float(np.exp(logs[draws.argmin(axis=1)].mean()))
+        result.setdefault(str(metric), {})[str(task)] = round(best, 4)
+    for shares in result.values():
+        shares.setdefault("", float(np.median(list(shares.values()))))
+    return result
+
+
+def _errors(parts: Parts, test: MetaDataset, caution: Caution) -> pd.DataFrame:
+    """Standardised errors of the candidates not tried yet, after each stage; metric ``""`` is log-seconds."""
+    frames = []
+    for act in _acts(parts, test, caution):
+        found = _stage_errors(act)
+        names = found["metric"].map({True: act.metric, False: ""})
+        frames.append(found.assign(metric=names, task=act.task, group=act.group))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _stage_errors(act: _Act) -> pd.DataFrame:
+    """Standardised errors after each stage: of scores (``metric`` is true) and of log-seconds."""
+    belief, raw = act.belief, act.raw
+    if belief.seconds_prior is not None:  # the machine of the corpus is known
+        belief = replace(belief, seconds_prior=replace(belief.seconds_prior, speed_std=0.0))
+    frames = []
+    for n_trials in range(STAGES[-1] + 1):
+        rest = np.setdiff1d(np.arange(len(raw)), belief.tried)
+        if not len(rest):
+            break
+        if n_trials in STAGES:
+            z = (raw - belief.mean) / np.where(raw < belief.mean, belief.downside, belief.std)
+            frames.append(pd.DataFrame({"stage": n_trials, "z": z[rest], "metric": True}))
+            rest = rest[np.isfinite(act.seconds[rest])]
+            z = (np.log(np.maximum(act.seconds, 1e-4)) - np.log(belief.seconds)) / belief.seconds_std
+            frames.append(pd.DataFrame({"stage": n_trials, "z": z[rest], "metric": False}))
+        belief = _tried(belief, act)
+    return pd.concat([f for f in frames if len(f)], ignore_index=True)
+
+
+def _tried(belief: Belief, act: _Act) -> Belief:
+    """The belief after the trial that it asks for."""
+    index = belief.next()
+    error = float(act.error[index]) if np.isfinite(act.error[index]) and act.error[index] > 0 else None
+    return belief.observe(index, float(act.raw[index]), standard_error=error, seconds=float(act.seconds[index]))
+
+
+def _by_task(errors: pd.DataFrame, *, by_task: bool = True) -> dict[str, Any]:
+    """Calibrations of all tasks together (``""``) and of each task with enough groups."""
+    result = {"": _calibrate(errors)}
+    for task, part in errors.groupby("task") if by_task else ():
+        if part["group"].nunique() >= _MIN_GROUPS and str(task):
+            result[str(task)] = _calibrate(part)
+    return result
+
+
+def _calibrate(errors: pd.DataFrame) -> dict[str, Any]:
+    stages, rows = [], []
+    for stage, part in errors.groupby("stage"):
+        stages.append(int(str(stage)))
+        rows.append(conformal_quantiles(part["z"].to_numpy(), part["group"].to_numpy()))
+    return Calibration(tuple(stages), np.array(rows)).spec
+
+
+def _gain_report(cases: Sequence[Case]) -> dict[str, Any]:
+    """Mean gain and standard error at each share, by task."""
+    result = {}
+    for task in sorted({case.task for case in cases}):
+        gains = _group_gains([c for c in cases if c.task == task])
+        mean, error = gains.mean(axis=0), gains.std(axis=0) / np.sqrt(max(len(gains) - 1, 1))
+        result[task] = {"shares": list(SHARES), "gain": mean.round(4).tolist(), "error": error.round(4).tolist()}
+    return result

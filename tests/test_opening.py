@@ -1,0 +1,114 @@
+"""What happens before the workers have started: a first model, a selection in the background, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import wait
+
+import numpy as np
+import pytest
+
+from autometa.data import Dataset
+from autometa.evaluation import Evaluator
+from autometa.families import resolve_families
+from autometa.metrics import METRICS, resolve_metric
+from autometa.opening import as_metric, first_model, in_background, provisional_selection, terminable, warm_start
+from autometa.tuning import Budget
+
+
+def table(n_rows=300, n_columns=4):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n_rows, n_columns))
+    return Dataset.from_arrays(X, (X[:, 0] + 0.3 * rng.normal(size=n_rows) > 0).astype(int))
+
+
+def test_the_first_model_is_scored_on_rows_that_it_did_not_see():
+    dataset = table()
+    with Evaluator(dataset, families=["lightgbm", "linear"]) as evaluator:
+        first = first_model(evaluator, METRICS["roc_auc"], Budget())
+        matrix = evaluator.data("linear").matrix
+    assert first.candidate.family == "linear"
+    assert first.score > 0.9
+    assert METRICS["roc_auc"].score(dataset.y, first.member.predict_raw(matrix, 2)) > 0.9
+
+
+def test_without_a_quick_family_or_with_one_that_fails_there_is_no_first_model(monkeypatch):
+    with Evaluator(table(), families=["lightgbm"]) as evaluator:
+        assert first_model(evaluator, METRICS["roc_auc"], Budget()) is None
+    with Evaluator(table(), families=["linear"]) as evaluator:
+        monkeypatch.setattr(type(evaluator.families["linear"]), "build", lambda *a, **k: None)
+        assert first_model(evaluator, METRICS["roc_auc"], Budget()) is None
+
+
+def test_the_first_fit_is_bounded_on_large_tables(monkeypatch):
+    import autometa.opening as module
+
+    seen = []
+    fit = module.fit_model
+    monkeypatch.setattr(module, "fit_model", lambda *a, rows, **k: seen.append(len(rows)) or fit(*a, rows=rows, **k))
+    monkeypatch.setattr(module, "_QUICK_CELLS", 1_000)
+    with Evaluator(table(2_000), families=["linear"]) as evaluator:
+        assert first_model(evaluator, METRICS["roc_auc"], Budget()).score > 0.9
+    assert seen == [250]
+
+
+def test_defaults_stand_in_for_a_ranking_quick_ones_first():
+    dataset = table()
+    families = resolve_families(["mlp", "catboost", "lightgbm", "linear"])
+    selection = provisional_selection(dataset, METRICS["roc_auc"], families)
+    assert [c.family for c in selection.candidates] == ["linear", "lightgbm", "catboost", "mlp"]
+    assert selection.belief is None
+    assert "no time to rank" in selection.explain()
+    assert warm_start(selection, 20_000).seconds_factor == 10.0
+    assert warm_start(selection, 100).seconds_factor == 1.0
+
+
+def test_a_selection_made_in_the_background_and_its_failure_are_handed_on():
+    selection = provisional_selection(table(), METRICS["roc_auc"], resolve_families(["linear"]))
+    made, warm = in_background(lambda: selection, 100)
+    assert warm.result(30).candidates == selection.candidates
+    assert made.result(30) is selection
+
+    def fail():
+        raise ValueError("no meta-model there")
+
+    made, warm = in_background(fail, 100)
+    wait([made])
+    with pytest.raises(ValueError, match="no meta-model"):
+        warm.result(30)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_sigterm_interrupts_within_and_the_handler_comes_back():
+    previous = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), terminable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.sigtimedwait([], 5)
+    assert signal.getsignal(signal.SIGTERM) is previous
+    inside = []
+
+    def elsewhere():
+        with terminable():
+            inside.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join(30)
+    assert inside == [previous]
+
+
+def test_a_callable_scorer_gets_a_model_that_predicts_what_was_predicted():
+    def error(estimator, X, y):
+        return -float(np.mean((estimator.predict(X) - y) ** 2))
+
+    def sure(estimator, X, y):
+        return float(estimator.predict_proba(X)[np.arange(len(y)), y].mean())
+
+    y, values = np.array([0.0, 2.0]), np.array([1.0, 2.0])
+    assert resolve_metric(as_metric(error), table().task).score(y, values) == pytest.approx(-0.5)
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6]])
+    assert as_metric(sure).score(np.array([0, 1]), probabilities) == pytest.approx(0.75)
+    assert as_metric("accuracy") == "accuracy"
+    assert as_metric(None) is None
