@@ -11,6 +11,7 @@ from autometa.exceptions import FamilyUnavailable, TrainingDiverged
 from autometa.families import _net_births
 from autometa.families._net_births import OWN_STEPS, RANDOM, BirthTask, fit_births, generate_net, make_generated_net
 from autometa.families._net_config import hold_out
+from autometa.families._net_estimators import NetClassifier, NetRegressor
 from autometa.gradient import losses
 from autometa.gradient.fit import FitResult, Rows, TrainingPlan, fit_net
 from autometa.gradient.initialization import initialize
@@ -191,6 +192,28 @@ def test_a_random_birth_that_ends_worse_gives_way(generator):
     net, _, report = fit_births(task, lambda: next(made), train, generator=generator)
     assert report.winner != RANDOM
     assert net is not worse
+
+
+@pytest.mark.parametrize("n_rows", [80, 160])
+@pytest.mark.parametrize("estimator", [NetClassifier, NetRegressor])
+def test_an_estimator_born_by_generation_predicts_and_is_restored(generator, monkeypatch, estimator, n_rows):
+    monkeypatch.setattr(_net_births, "shipped_generator", lambda: generator)
+    rows = make_rows(n_rows, 3 if estimator is NetClassifier else 0, n_levels=3)
+    X, y = rows.x.numpy(), rows.y.numpy() * 5
+    model = estimator(config={"init": "generated", "n_epochs": 4}, n_categorical=1).fit(X, y)
+    assert model.score(X, y) > 0.5
+    assert model.birth_.init in ("random", "learned", "generated")
+    assert n_rows > 100 or model.birth_.winner == OWN_STEPS
+    twin = estimator.from_state(*model.to_state())
+    assert np.array_equal(twin.predict(X), model.predict(X))
+    again = estimator(config={"init": "generated", "n_epochs": 4}, n_categorical=1).fit(X, y)
+    assert np.array_equal(again.predict(X), model.predict(X))
+
+
+def test_the_random_birth_says_so():
+    rows = make_rows(80, 2)
+    model = NetClassifier(config={"n_epochs": 1}).fit(rows.x.numpy(), rows.y.numpy())
+    assert str(model.birth_) == "birth: random (asked for)"
 
 
 def test_a_missing_shipped_generator_is_named(monkeypatch, tmp_path):

@@ -51,6 +51,9 @@ def test_fit_then_predict(csv, tmp_path):
     assert pd.read_csv(tmp_path / "out.csv")["prediction"].tolist() == ["a"] * 10
     result = runner.invoke(app, ["predict", str(model), str(new), "--json"])
     assert json.loads(result.stdout)[0] == {"prediction": "a"}
+    result = runner.invoke(app, ["export", str(model), str(tmp_path / "model.onnx")])
+    assert (result.exit_code == 0) == (tmp_path / "model.onnx").exists(), result.output
+    assert result.exit_code == 0 or "onnx" in result.output.lower()
     again = runner.invoke(app, arguments)
     assert again.exit_code == 1
     assert "exists already" in again.output
@@ -85,6 +88,10 @@ def test_fit_json(csv, tmp_path):
         (["fit", "{csv}", "-t", "target", "-o", "{csv}.model", "-b", "0"], "must be > 0 seconds"),
         (["predict", "no_model", "{csv}"], "no_model"),
         (["meta-train", "no_corpus", "-o", "x"], "no_corpus"),
+        (["serve", "no_model"], "There is no artefact"),
+        (["serve", "no_model", "--max-rows", "0"], "max_rows must be > 0"),
+        (["export", "no_model", "model.onnx"], "There is no artefact"),
+        (["export", "no_model", "model.txt"], "must end in .onnx"),
     ],
 )
 def test_errors_are_one_clear_line(csv, arguments, message):
@@ -106,5 +113,5 @@ def test_help_lists_the_commands():
     out = subprocess.run(
         [sys.executable, "-m", "autometa.cli", "--help"], capture_output=True, text=True, timeout=120
     ).stdout
-    for command in ("select", "fit", "predict", "meta-train"):
+    for command in ("select", "fit", "predict", "serve", "export", "meta-train"):
         assert command in out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,15 +12,21 @@ import pytest
 import torch
 from torch.func import grad
 
+import autometa
 from autometa import MetaInitializer
+from autometa.collection import load_collection
 from autometa.data import Dataset
-from autometa.exceptions import ArtefactError, DataError, TrainingDiverged
+from autometa.exceptions import ArtefactError, DataError, FamilyUnavailable, TrainingDiverged
+from autometa.families import resolve_families
+from autometa.families._net_estimators import NetClassifier
+from autometa.families._net_learned import learned_net
 from autometa.gradient.fit import Rows
 from autometa.gradient.inner_loop import TaskBatch, adapt_batch, adapt_weights, query_losses, rows_loss
 from autometa.gradient.learned import Initialisation
 from autometa.gradient.losses import classification_loss, regression_loss
 from autometa.meta_training.episodes import SampledTasks, pad_rows
 from autometa.meta_training.initialisation import METHODS, MetaTrainingPlan, meta_train_initialisation
+from autometa.meta_training.learned_birth import KINDS, birth_file, train_learned_births
 from autometa.meta_training.projected_tasks import MAX_CLASSES, TableTasks, encode_table
 from autometa.nets.mlp import MLP, TableInput
 from autometa.nets.projection import ProjectedInput, fit_layout
@@ -358,3 +366,84 @@ def test_meta_initializer_explains_bad_tables(meta):
         meta.adapt(X[:3], [1.0, np.nan, 2.0])
     with pytest.raises(AttributeError, match="regression"):
         meta.adapt(X[:5], y[:5]).predict_proba(X)
+
+
+# --- the shipped birth ---
+
+
+def rows_of(classify, n=64):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 5, generator=generator)
+    x[:, 0] = torch.randint(0, 4, (n,), generator=generator).float()
+    y = x[:, 1] - x[:, 2]
+    return Rows(x, (y > 0).long()) if classify else Rows(x, (y - y.mean()) / y.std())
+
+
+@pytest.mark.parametrize("classify", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_shipped_birth_begins_at_the_constant_answer_and_descends(classify, dropout):
+    rows, loss = rows_of(classify), classification_loss() if classify else LOSS
+    nets = [learned_net(rows, [4], 2 if classify else 0, dropout=dropout, n_steps=n).eval() for n in (0, 1, 5)]
+    with torch.no_grad():
+        outputs = nets[0](rows.x)
+        assert outputs.std(0).max() == 0
+        values = [loss(net(rows.x), rows.y, None).item() for net in nets]
+    assert values[2] < values[1] < values[0]
+    assert values[2] < 0.9 * values[0]
+
+
+def test_nets_of_the_learned_birth_are_fitted_kept_and_reproduced():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 12)).astype(np.float32)
+    X[:, 0] = rng.integers(0, 4, 120)
+    y = np.where(X[:, 1] + X[:, 2] > 0, "b", "a")
+    config = {"init": "learned", "n_epochs": 48, "learning_rate": 0.005}
+    models = [NetClassifier(config=config, n_categorical=1).fit(X, y) for _ in range(2)]
+    np.testing.assert_array_equal(*(model.predict_proba(X) for model in models))
+    assert (models[0].predict(X) == y).mean() > 0.8
+    again = NetClassifier.from_state(*models[0].to_state())
+    np.testing.assert_array_equal(again.predict_proba(X), models[0].predict_proba(X))
+    other = NetClassifier(config=config, n_categorical=1, birth_fold=0).fit(X, y)
+    assert not np.array_equal(other.predict_proba(X), models[0].predict_proba(X))
+    with pytest.raises(FamilyUnavailable, match="learned birth"):
+        NetClassifier(config=config, n_categorical=1, birth_fold=99).fit(X, y)
+
+
+def test_every_group_was_held_out_of_one_of_the_shipped_folds():
+    folder = Path(autometa.__file__).parent / "pretrained" / "learned_birth"
+    card = json.loads((folder / "card.json").read_text())
+    dev = load_collection("dev")
+    assert set(card["held_out_of_fold"].values()) == set(range(card["n_folds"]))
+    assert not set(card["held_out_of_fold"]) & dev.groups
+    assert not set(card["held_out_of_fold"]) & load_collection("open_test").groups
+    for kind in KINDS:
+        for fold in [None, *range(card["n_folds"])]:
+            assert set(Initialisation.load(folder / birth_file(kind, fold)).weights) == set(card_weights())
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 2_000_000
+
+
+def card_weights():
+    return ["hidden.0.weight", "hidden.0.bias", "hidden.2.weight", "hidden.2.bias"]
+
+
+def test_the_pool_stays_the_one_that_was_measured():
+    family = resolve_families(["mlp"])[0]
+    assert all(candidate.config["init"] == "random" for candidate in family.pool(24))
+    family.search_space.validate({**family.default_config, "init": "learned"})
+
+
+def test_training_the_shipped_birth_on_few_tables(tmp_path):
+    frame, rng = mixed_table(80)
+    tables = []
+    for i in range(4):
+        noise = rng.normal(size=len(frame))
+        y = frame["a"] + frame["b"] + noise
+        tables.append(encode_table(Dataset.from_arrays(frame, y, name=f"r{i}"), group=f"g{i}"))
+        tables.append(encode_table(Dataset.from_arrays(frame, y > 0, name=f"c{i}"), group=f"g{i}"))
+    plan = MetaTrainingPlan(n_meta_steps=2, tasks_per_step=2, n_support=(16, 20))
+    train_learned_births(tables, tmp_path, plan=plan, n_folds=2)
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert set(card["held_out_of_fold"]) == {"g0", "g1", "g2", "g3"}
+    birth = Initialisation.load(tmp_path / "classification_fold1.safetensors")
+    assert birth.rates["output.weight"].shape == (1, 64)
+    assert learned_net(rows_of(True), [4], 2, birth=birth, n_steps=1)(rows_of(True).x).shape == (64, 2)

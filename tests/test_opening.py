@@ -84,8 +84,7 @@ def test_a_selection_made_in_the_background_and_its_failure_are_handed_on():
 def test_sigterm_interrupts_within_and_the_handler_comes_back():
     previous = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), terminable():
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.sigtimedwait([], 5)
+        signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is previous
     inside = []
 

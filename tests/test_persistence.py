@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -565,6 +566,20 @@ def test_a_lightgbm_text_that_is_no_forest_is_refused_before_it_is_parsed(lightg
         model._outputs(np.full((4, 4), np.nan, dtype=np.float32))
     except LightGBMError:
         pass
+
+
+def test_a_number_of_categories_beyond_the_memory_is_refused_at_once(lightgbm_text):
+    text = lightgbm_text()
+    start = text.index("Tree=0\n")
+    sizes = text[text.index("tree_sizes=") :].split("\n")[0].removeprefix("tree_sizes=").split(" ")
+    ends = start + np.cumsum([int(size) for size in sizes])
+    first = next(i for i, end in enumerate(ends) if "num_cat=0" not in text[end - int(sizes[i]) : end])
+    tree = text[ends[first] - int(sizes[first]) : ends[first]]
+    changed = re.sub("num_cat=[0-9]+", "num_cat=1000000000000", tree)
+    sizes[first] = str(len(changed))
+    head = re.sub("tree_sizes=.*", f"tree_sizes={' '.join(sizes)}", text[:start])
+    with pytest.raises(ArtefactError, match="does not describe trees"):
+        check_lightgbm(head + text[start:].replace(tree, changed))
 
 
 @pytest.mark.parametrize("target", ["constant", "one split", "many columns"])

@@ -101,6 +101,12 @@ def test_forecast_against_reality_of_a_fitted_model(model):
     assert 1 <= len(pairs) <= 3
 
 
+def test_every_trial_of_the_leaderboard_is_drawn(model):
+    frame = plots.best_so_far(model.ledger_, model.metric_)
+    assert sorted(frame["score"]) == pytest.approx(sorted(model.leaderboard_["roc_auc"]))
+    assert frame["best"].iloc[-1] == pytest.approx(model.best_score_)
+
+
 def test_ensemble_weights_are_shares(model):
     member = model.predictor_.members[0]
     two = SimpleNamespace(members=[SimpleNamespace(family="a", weight=3.0), SimpleNamespace(family="a", weight=1.0)])

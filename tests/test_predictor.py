@@ -7,13 +7,20 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from autometa.data import ColumnKind, Dataset, TaskType
 from autometa.exceptions import ArtefactError, DataError
 from autometa.fitting import FittedModel
-from autometa.frozen_models import FrozenForest, freeze
+from autometa.frozen_models import FrozenForest, FrozenHistogram, freeze
 from autometa.predictor import Member, Predictor, make_predictor, schema_of
 from autometa.preprocessing import encode_dataset
 
@@ -169,6 +176,59 @@ def test_a_frozen_forest_has_the_bits_of_scikit_learn(forest, missing):
     name = "predict_proba" if "Classifier" in forest.__name__ else "predict"
     assert np.array_equal(getattr(frozen, name)(new), getattr(model, name)(new))
     assert np.array_equal(getattr(frozen, name)(new[:1]), getattr(model, name)(new[:1]))
+
+
+def coded(n_rows: int, rng: np.random.Generator, missing: bool) -> np.ndarray:
+    """Two columns of category codes, the first with gaps, and three of numbers."""
+    X = rng.normal(size=(n_rows, 5)).astype(np.float32)
+    X[:, 0] = 7 * rng.integers(0, 9, n_rows) - 1
+    X[:, 1] = rng.integers(-1, 4, n_rows)
+    if missing:
+        X[rng.random(X.shape) < 0.1] = np.nan
+    return X
+
+
+@pytest.mark.parametrize("n_classes", [0, 2, 4])
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("categorical", [None, [0, 1]])
+def test_a_frozen_histogram_has_the_bits_of_scikit_learn(n_classes, missing, categorical):
+    rng = np.random.default_rng(2)
+    X = coded(400, rng, missing)
+    score = np.nan_to_num(X[:, 2]) + 2.0 * (X[:, 0] == 20) - (X[:, 1] == -1)
+    y = score if n_classes == 0 else np.searchsorted(np.quantile(score, np.linspace(0, 1, n_classes + 1)[1:-1]), score)
+    face = HistGradientBoostingRegressor if n_classes == 0 else HistGradientBoostingClassifier
+    model = face(max_iter=15, categorical_features=categorical, max_features=0.7, random_state=0).fit(X, y)
+    frozen, new = freeze(model), coded(300, rng, True)
+    assert isinstance(frozen, FrozenHistogram)
+    new[:4, 0] = [1000, -3, 5, 0.5]  # codes that were never seen
+    name = "predict_proba" if n_classes else "predict"
+    for rows in (X, new, new[:1]):
+        assert np.array_equal(getattr(frozen, name)(rows), getattr(model, name)(rows))
+    again = FrozenHistogram.from_state(frozen.to_state())
+    assert np.array_equal(again.predict(new), model.predict(new))
+
+
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(["left", "right", "feature", "bitset", "starts"]),
+    st.integers(-5, 2**31 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_nodes_of_boosted_trees_are_checked_before_they_are_walked(place, name, value):
+    X = coded(120, np.random.default_rng(0), True)
+    model = HistGradientBoostingRegressor(max_iter=3, categorical_features=[0, 1]).fit(
+        X, np.nan_to_num(X[:, 2] + X[:, 1])
+    )
+    state = FrozenHistogram.from_estimator(model).to_state()
+    state["nodes"] = {key: array.copy() for key, array in state["nodes"].items()}
+    array = state["starts"].copy() if name == "starts" else state["nodes"][name]
+    array[place % len(array)] = value
+    state["starts"] = array if name == "starts" else state["starts"]
+    try:
+        frozen = FrozenHistogram.from_state(state)
+    except ArtefactError:
+        return
+    assert frozen.predict(X).shape == (120,)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(["left", "right", "feature", "starts"]), st.integers(-5, 2**31 - 1))

@@ -136,7 +136,9 @@ def member(family, weight):
 
 def predictor_of(*members, task=TaskType.BINARY, name=NASTY):
     columns = (Column(name, ColumnKind.NUMERIC, "float64"), Column(QUOTES, ColumnKind.TEXT, "str"))
-    return SimpleNamespace(members=members, task=task, columns=columns, libraries={NASTY: QUOTES}, records={})
+    return SimpleNamespace(
+        members=members, task=task, columns=columns, libraries={NASTY: QUOTES}, records={}, correction=None
+    )
 
 
 def line(family, score=None, *, status="ok", source="search", **more):
@@ -290,7 +292,7 @@ def test_nothing_from_data_becomes_markup(nasty_page):
 def test_the_page_tells_what_happened(nasty_page):
     text = Page(nasty_page).text
     assert "1 of 2 measured scores lie inside the 80 % interval" in text
-    assert "2 configurations of 2 families were measured; 1 did not end well. Stopped early." in text
+    assert "2 configurations of 2 families were measured; 1 failed. Stopped early." in text
     assert "outcomes were 0.1 better than forecast" in text
     assert f"families=['{NASTY}']" in text
     assert "pass max_trials=2" in text.lower()
@@ -335,6 +337,13 @@ def test_estimator_and_saved_model_tell_the_same(fitted):
     assert f"{len(model.leaderboard_)} configurations of" in first.text
     assert model.data_summary_.fingerprint in first.text
     assert "1 column has no value or always the same: one." in first.text
+
+
+def test_an_adapted_model_says_so(fitted):
+    model, _ = fitted
+    assert "adapted to a few later rows" not in render(model.predictor_)
+    changed = SimpleNamespace(**{**vars(predictor_of(member("a", 1.0))), "correction": object()})
+    assert "adapted to a few later rows" in render(changed)
 
 
 def test_the_same_model_gives_the_same_bytes(fitted):

@@ -69,6 +69,39 @@ def test_text_and_html_show_the_ranking(selection):
     assert selection.best.family in selection.explain()
 
 
+def test_learning_rates_of_neural_candidates_are_forecast(selection):
+    rates = selection.schedules()
+    assert {r.candidate.family for r in rates} == {"mlp", "tabm"} & {f.name for f in selection.families}
+    for one in rates:
+        assert one.epochs.shape == one.rates.shape
+        assert one.rates.max() <= one.candidate.config["learning_rate"] * (1 + 1e-9)
+        assert one.rates[0] == pytest.approx(one.schedule.rate(0.0))
+        assert one.optimizer == one.candidate.config["optimizer"]
+        assert one.optimizer in selection.explain()
+        assert one.birth in str(one)
+    assert len(selection.schedules(every=True)) > len(rates)
+
+
+def test_explanation_names_similar_datasets_and_what_moved_the_forecast(selection):
+    text = selection.explain()
+    assert "won)" in text
+    assert any(name in text for name, _ in selection.neighbours)
+    assert 0 <= selection.novelty <= 1
+    assert 0 < selection.trust <= 1
+    assert 64 < selection.memory_bound_mb < 80
+
+
+def test_a_table_unlike_all_known_ones_is_drawn_to_the_portfolio(iris):
+    rng = np.random.default_rng(0)
+    odd = pd.DataFrame(np.exp(8 * rng.normal(size=(40, 300))) * rng.choice([0, 1], (40, 300), p=[0.9, 0.1]))
+    odd["target"] = rng.integers(0, 12, 40)
+    selection = select(odd, target="target")
+    assert selection.novelty > 0.95
+    assert selection.trust < 0.5
+    assert any("drawn to what is best on average" in note for note in selection.notes)
+    assert "drawn to what is best on average" in selection.explain()
+
+
 def test_html_does_not_run_scripts(iris):
     bad = select(iris, target="target", name="<script>alert(1)</script>", families=["linear"])
     assert "<script>" not in bad._repr_html_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -99,7 +100,7 @@ class _NetEstimator(BaseEstimator):
 
     def _fit(self, X: NDArray[np.float32], y: NDArray[Any], sample_weight: ArrayLike | None, n_classes: int) -> None:
         """Train on prepared targets: class codes, or standardised float32 values where ``n_classes`` is 0."""
-        config, seed = full_config(self.net, self.config), int(self.random_state)
+        config, seed, started = full_config(self.net, self.config), int(self.random_state), time.perf_counter()
         weight = None if sample_weight is None else torch.from_numpy(np.array(sample_weight, dtype=np.float32))
         train, held = hold_out(y, stratify=n_classes > 0, seed=seed)
         self._learn_columns(X, X[train])
@@ -116,10 +117,12 @@ class _NetEstimator(BaseEstimator):
             )  # fmt: skip
 
             def train_net(net: nn.Module, plan: TrainingPlan, validation: Rows | None) -> FitResult:
+                limit = self.time_limit_seconds
                 return fit_net(
                     net, train_rows, plan=plan, loss=loss, validation=validation, validation_loss=judge, seed=seed,
                     device=self.device_.device, checkpoint=self.checkpoint if plan is task.plan else None,
-                    should_stop=self.should_stop, time_limit_seconds=self.time_limit_seconds,
+                    should_stop=self.should_stop,
+                    time_limit_seconds=None if limit is None else max(0.0, limit + started - time.perf_counter()),
                 )  # fmt: skip
 
             if config["init"] == "generated":

@@ -328,8 +328,8 @@ def surprise(
 ) -> Floats:
     """What measured scores of a dataset say about the whole pool beyond its forecast, normalised units, shape (P,).
 
-    The posterior mean minus the prior mean of the belief: the offset and scale of the dataset are integrated over, and
-    what neither was measured nor is correlated with it stays at 0.
+    The belief that has seen the scores fills the rest of the pool in raw units; then the row is normalised like those
+    of the training (0 = its median, 1 = its best, at least -1), and the forecast is taken off.
 
     Parameters
     ----------
@@ -350,5 +350,7 @@ def surprise(
             if np.isfinite(score)
             else after.observe_failure(at)
         )
-    moved: Floats = (after.normalised_mean - before.normalised_mean)[: len(pool)]
-    return moved
+    filled = after.mean[: len(pool)]
+    middle = np.median(filled)
+    scores = np.maximum((filled - middle) / max(filled.max() - middle, 1e-9 * max(abs(middle), 1.0)), -1.0)
+    return np.asarray(scores - before.normalised_mean[: len(pool)])

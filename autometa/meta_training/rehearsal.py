@@ -26,7 +26,7 @@ from autometa.meta_training.parts import Caution, Parts, TrainingOptions, learn,
 STAGES = (0, 1, 4)
 """Numbers of trials at which intervals are calibrated."""
 
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHARES = (0.0, 0.5, 1.0)
 NOISE_SHARES = (1.0, 0.4, 0.15, 0.05)
 THRESHOLDS = (0.8, 0.9, 0.95, 0.98)
 _DEFAULT_THRESHOLD = 0.95
@@ -35,29 +35,25 @@ _N_SUBSETS = 40
 _N_TREES = 60
 _N_FOLDS = 3
 _N_BOOTSTRAPS = 200
-_OWN = 0.25
 _BORROWED = 10.0
-_CAUTION = 0.5
+_CAUTION = 0.25
+_N_TRIALS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One dataset and metric of a rehearsal.
+    """What following the meta-features was worth on one dataset of a rehearsal.
 
     Parameters
     ----------
-    fold : int
-    dataset, group, task, metric : str
+    group, task : str
     novelty : float
     gains : ndarray of shape (len(SHARES),)
         What choosing by the forecast at each share gained over choosing by the portfolio, in normalised units.
     """
 
-    fold: int
-    dataset: str
     group: str
     task: str
-    metric: str
     novelty: float
     gains: Floats
 
@@ -78,9 +74,9 @@ def rehearse(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> 
     acts: list[tuple[Parts, MetaDataset]] = []
     for train, test in meta_dataset.split_by_group(options.n_rehearsals, seed=seed + 1):
         acts.append((learn(train, seed, options), test))
-    cases = [case for fold, (parts, test) in enumerate(acts) for case in _cases(fold, parts, test)]
-    shrink = _shrink(cases)
-    threshold = _threshold(cases, shrink)
+    cases = [_case(act) for parts, test in acts for act in _acts(parts, test, Caution(), first_only=True)]
+    shrink = dict.fromkeys(meta_dataset.metrics, _shrink(cases))
+    threshold = _threshold(cases, _shrink(cases))
     caution = Caution(shrink, threshold)
     noise = _noise_shares(pd.concat([_told(parts, test, caution) for parts, test in acts], ignore_index=True))
     caution = Caution(shrink, threshold, noise)
@@ -93,20 +89,18 @@ def rehearse(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> 
     return Caution(shrink, threshold, noise, calibration, seconds, report)
 
 
-def _cases(fold: int, parts: Parts, test: MetaDataset) -> Iterator[Case]:
-    model = parts.assemble(Caution(), {"trained_on": []})
-    tasks = dict(zip(test.datasets, map(str, task_names(test.meta_features)), strict=True))
-    for metric in [m for m in test.metrics if m in model.metrics]:
-        head, (scores, errors) = model.head(metric), _measured(test, metric, model)
-        for name, raw, error in zip(scores.index, scores.to_numpy(), errors.to_numpy(), strict=True):
-            outputs, novelty = model.read(test.meta_features.loc[name])
-            raw, error = raw[head.members.numpy()], error[head.members.numpy()]
-            known = np.isfinite(raw)
-            if known.sum() < 3:
-                continue
-            portfolio, full = (head.forecast(outputs, trust=t)[known] for t in (0.0, 1.0))
-            gains = choice_gains(portfolio, full - portfolio, _value(raw[known], error[known]))
-            yield Case(fold, name, str(test.groups[name]), tasks[name], metric, novelty, gains)
+def _case(act: _Act) -> Case:
+    """Half of the gain is that of a single choice, half that of the first five trials of a search."""
+    prior, value = act.belief.prior, _value(act.raw, act.error)
+    gains = choice_gains(act.portfolio, prior.mean - act.portfolio, value)
+    found = []
+    for share in SHARES:
+        mean = act.portfolio + share * (prior.mean - act.portfolio)
+        belief = replace(act.belief, prior=replace(prior, mean=mean))
+        for _ in range(min(_N_TRIALS, len(value))):
+            belief = _tried(belief, act)
+        found.append(float(np.maximum.accumulate(value[list(belief.tried)]).mean()))
+    return Case(act.group, act.task, prior.novelty, 0.5 * gains + 0.5 * (np.array(found) - found[0]))
 
 
 def _measured(test: MetaDataset, metric: str, model: MetaModel) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -145,27 +139,21 @@ def choice_gains(portfolio: Floats, residual: Floats, value: Floats, seed: int =
     return np.asarray(found - found[0])
 
 
-def _shrink(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
-    """Metric -> task -> the share with the best gain less half its standard error, averaged over bootstraps by group.
+def _shrink(cases: Sequence[Case]) -> dict[str, float]:
+    """Task -> the share with the best gain less a quarter of its standard error, averaged over bootstraps by group.
 
-    A task's gains are drawn to those of all tasks, a metric's to those of all metrics of its task. The average over
-    bootstraps keeps a choice among nearly equal shares from being a toss.
+    A task's gains are drawn to those of all tasks. The average over bootstraps keeps a choice among nearly equal
+    shares from being a toss.
     """
-    result: dict[str, dict[str, float]] = {}
-    everywhere = _group_gains(cases).mean(axis=0)
-    rng = np.random.default_rng(0)
-    for metric in dict.fromkeys(case.metric for case in cases):
-        result[metric] = {}
-        for task in sorted({case.task for case in cases if case.metric == metric}):
-            related = _group_gains([c for c in cases if c.task == task])
-            own = _group_gains([c for c in cases if c.task == task and c.metric == metric])
-            n, offset = len(related), _OWN * (own.mean(axis=0) - related.mean(axis=0))
-            error = related.std(axis=0) / np.sqrt(max(n - 1, 1))
-            draws = related[rng.integers(n, size=(_N_BOOTSTRAPS, n))].mean(axis=1)  # (bootstraps, S)
-            mean = (n * (draws + offset - _CAUTION * error) + _BORROWED * everywhere) / (n + _BORROWED)
-            result[metric][task] = round(float(np.array(SHARES)[mean.argmax(axis=1)].mean()), 3)
-        result[metric].setdefault("", float(np.median(list(result[metric].values()))))
-    return result
+    result: dict[str, float] = {}
+    everywhere, rng = _group_gains(cases).mean(axis=0), np.random.default_rng(0)
+    for task in sorted({case.task for case in cases}):
+        own = _group_gains([c for c in cases if c.task == task])
+        n, error = len(own), own.std(axis=0) / np.sqrt(max(len(own) - 1, 1))
+        draws = own[rng.integers(n, size=(_N_BOOTSTRAPS, n))].mean(axis=1)  # (bootstraps, S)
+        mean = (n * (draws - _CAUTION * error) + _BORROWED * everywhere) / (n + _BORROWED)
+        result[task] = round(float(np.array(SHARES)[mean.argmax(axis=1)].mean()), 3)
+    return {"": float(np.median(list(result.values())))} | result
 
 
 def _group_gains(cases: Sequence[Case]) -> Floats:
@@ -176,13 +164,13 @@ def _group_gains(cases: Sequence[Case]) -> Floats:
     return np.array([np.mean(values, axis=0) for values in by_group.values()])
 
 
-def _threshold(cases: Sequence[Case], shrink: Mapping[str, Mapping[str, float]]) -> float:
+def _threshold(cases: Sequence[Case], shrink: Mapping[str, float]) -> float:
     """The novelty beyond which not to trust: another than the default where it chose better by half an error."""
 
     def gains(threshold: float) -> dict[str, list[float]]:
         result: dict[str, list[float]] = {}
         for case in cases:
-            share = shrink[case.metric].get(case.task, 1.0) * fade(case.novelty, threshold)
+            share = shrink[case.task] * fade(case.novelty, threshold)
             result.setdefault(case.group, []).append(float(np.interp(share, SHARES, case.gains)))
         return result
 
@@ -201,6 +189,7 @@ class _Act:
     """What one dataset of a rehearsal measured, and what was believed of it before: arrays over its candidates."""
 
     belief: Belief
+    portfolio: Floats
     raw: Floats
     error: Floats
     seconds: Floats
@@ -209,8 +198,8 @@ class _Act:
     group: str
 
 
-def _acts(parts: Parts, test: MetaDataset, caution: Caution) -> Iterator[_Act]:
-    """One act for each dataset and metric; only the first of a dataset has seconds."""
+def _acts(parts: Parts, test: MetaDataset, caution: Caution, *, first_only: bool = False) -> Iterator[_Act]:
+    """One act for each dataset and metric, or for its first metric only; only the first has seconds."""
     model = parts.assemble(caution, {"trained_on": []})  # its scores are in units already, as those of the tables are
     tasks = dict(zip(test.datasets, map(str, task_names(test.meta_features)), strict=True))
     everyone = [Candidate(family, config) for family, config in model.pool.candidates]
@@ -218,14 +207,16 @@ def _acts(parts: Parts, test: MetaDataset, caution: Caution) -> Iterator[_Act]:
     timed: set[str] = set()
     for metric in [m for m in test.metrics if m in model.metrics]:
         scores, errors = _measured(test, metric, model)
-        for name in scores.index:
-            raw = scores.loc[name].to_numpy()
+        for name in [n for n in scores.index if not (first_only and n in timed)]:
+            raw, features = scores.loc[name].to_numpy(), test.meta_features.loc[name]
             known = np.flatnonzero(np.isfinite(raw))
-            belief = model.belief(test.meta_features.loc[name], [everyone[i] for i in known], metric)
+            candidates = [everyone[i] for i in known]
             times = seconds.loc[name].to_numpy()[known]
             yield _Act(
-                belief, raw[known], errors.loc[name].to_numpy()[known], np.full_like(times, np.nan)
-                if name in timed else times, metric, tasks[name], str(test.groups[name]),
+                model.belief(features, candidates, metric), model.forecast(features, candidates, metric, trust=0.0),
+                raw[known], errors.loc[name].to_numpy()[known],
+                np.full_like(times, np.nan) if name in timed else times,
+                metric, tasks[name], str(test.groups[name]),
             )  # fmt: skip
             timed.add(name)
 

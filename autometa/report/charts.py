@@ -189,7 +189,9 @@ def anytime_chart(facts: Facts) -> Chart | None:
     dots = [Mark("dot", "trial", [(x(s), y(v))], f"{family}: {v:.4g} after {s:.3g} s") for s, v, family in points]
     shown = [d for d in dots if 0 <= d.points[0][1] <= height - _FOOT]
     hidden = len(dots) - len(shown)
-    words = f"The best {facts.metric} went from {points[0][1]:.4g} to {best:.4g}."
+    first = points[0][1]
+    words = f"The best {facts.metric} went from {first:.4g} to {best:.4g}."
+    words = f"The first trial stayed the best, {best:.4g}." if best == first else words
     words += f" {hidden} far worse trials lie outside the drawing." if hidden else ""
     return Chart(
         "anytime", f"{facts.metric} over time", words, height, [Mark("line", "best", _inside(path, height)), *shown],

@@ -94,6 +94,8 @@ class Facts:
     columns : sequence of {name, kind, dtype}
     parameters : mapping
     libraries : mapping
+    adapted : bool
+        Whether the model was corrected for later rows.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Facts:
     columns: Sequence[Row]
     parameters: Row
     libraries: Row = field(default_factory=dict)
+    adapted: bool = False
 
     @property
     def trials(self) -> list[Row]:
@@ -163,7 +166,7 @@ def facts_of(predictor: Predictor, records: Mapping[str, Any]) -> Facts:
         run.get("best_score"), members, run.get("families") or [], run.get("lines") or [],
         run.get("explanation") or [], [(str(name), float(weight)) for name, weight in run.get("neighbours") or []],
         data, [{"name": str(c.name), "kind": str(c.kind), "dtype": c.dtype} for c in predictor.columns],
-        run.get("parameters") or {}, dict(predictor.libraries),
+        run.get("parameters") or {}, dict(predictor.libraries), predictor.correction is not None,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata, resources
@@ -21,6 +22,8 @@ GENERATOR = "autometa report"
 _SECTIONS = (
     ("chosen", "Choice"), ("forecast", "Forecast"), ("tried", "Trials"), ("data", "Data"), ("again", "Get it again"),
 )  # fmt: skip
+_ENDINGS = {"pruned": "given up early", "timeout": "ran out of time", "memory": "ran out of memory"}
+_ADAPTED = " It was then adapted to a few later rows; the scores on this page are from before."
 _TASKS = {"binary": "Two classes", "multiclass": "Several classes", "regression": "Regression"}
 _LIBRARIES = (
     "autometa-ml",
@@ -75,8 +78,8 @@ def render(predictor: Predictor, *, records: Mapping[str, Any] | None = None) ->
     return _environment().get_template("page.html").render(
         title=_title(facts), facts=facts, charts=all_charts(facts), width=WIDTH, sections=_SECTIONS,
         generator=GENERATOR, style=_resource("style.css"), task=_TASKS.get(facts.task, facts.task), cards=_cards(facts),
-        words={"chosen": _chosen(facts), "forecast": _forecast(facts), "tried": _tried(facts), "data": _data(facts),
-               "again": _again(facts)},
+        words={"chosen": _chosen(facts) + (_ADAPTED if facts.adapted else ""), "forecast": _forecast(facts),
+               "tried": _tried(facts), "data": _data(facts), "again": _again(facts)},
         code=_code(facts), versions={"autometa": versions.get("autometa-ml", "")},
         version_rows=[{"name": name, "version": version} for name, version in versions.items()],
         neighbours=[{"name": name, "weight": weight} for name, weight in facts.neighbours],
@@ -94,6 +97,7 @@ def _environment() -> Environment:
         trim_blocks=False, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["text"] = text_of
+    environment.filters["breakable"] = lambda text: str(text).replace("_", "_\u200b")
     return environment
 
 
@@ -119,8 +123,7 @@ def _cards(facts: Facts) -> list[tuple[str, str, str]]:
         small = f"validation, best single configuration ({best['family']})" if best else "validation"
         cards.append((facts.metric, f"{facts.best_score:.4g}", small))
     if facts.lines:
-        bad = sum(line["trial"] for line in facts.troubles)
-        cards.append(("Configurations measured", str(len(facts.trials)), f"{bad} more did not end well" if bad else ""))
+        cards.append(("Configurations measured", str(len(facts.trials)), _endings(facts)))
     if facts.seconds is not None:
         cards.append(("Time", _duration(facts.seconds), "for all of fit"))
     if data:
@@ -165,11 +168,16 @@ def _tried(facts: Facts) -> str:
     if not facts.lines:
         return "This model was saved without its ledger."
     n_families = len({trial["family"] for trial in facts.trials})
-    bad = [line for line in facts.troubles if line["trial"]]
     notes = [line["reason"] for line in facts.troubles if not line["trial"] and line["reason"] and not line["family"]]
     text = f"{len(facts.trials)} configurations of {n_families} families were measured; "
-    text += f"{len(bad)} did not end well." if bad else "none failed."
+    text += f"{_endings(facts) or 'none failed'}."
     return " ".join([text, *notes])
+
+
+def _endings(facts: Facts) -> str:
+    """How the trials without a full measurement ended; empty where there are none."""
+    counts = Counter(line["status"] for line in facts.troubles if line["trial"])
+    return ", ".join(f"{n} {_ENDINGS.get(status, status)}" for status, n in counts.items())
 
 
 def _data(facts: Facts) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autometa.meta_model.belief import Belief
 
 _MAX_LOG_RATIO = 3.0
+_TOLERANCE = 0.1
 _LENGTHS = (0.2, 0.4, 0.8, 1.6, 3.2)
 _NOISES = (1e-4, 1e-2, 1e-1, 0.5)
 _MIN_WEIGHT = 1e-2
@@ -36,27 +37,31 @@ class Forecasts:
 class Surrogate:
     """A Gaussian process fitted to the trials of one study only.
 
-    Matérn 5/2 over encoded configurations, averaged over a grid of length scales and noises with the weights of their
-    marginal likelihoods, the variance at its mode: closed forms of one eigendecomposition per length scale. Scores far
-    below the median are drawn up (see :func:`autometa.tuning.history.floor`), since how bad a bad configuration is
-    says little about the good ones.
+    Matérn 5/2 over encoded configurations about an unknown constant, averaged over a grid of length scales and noises
+    with the weights of their marginal likelihoods, the variance at its mode: closed forms of one eigendecomposition
+    per length scale. Scores far below the median are drawn up (see :func:`autometa.tuning.history.floor`), since how
+    bad a bad configuration is says little about the good ones.
 
     Parameters
     ----------
     spaces : Spaces
     history : sequence of Outcome
         Those without a score are ignored; at least two must have one.
+    spread : float, default=0
+        Standard deviation that is expected among candidates, raw units: trials that gathered in one place do not make
+        other places look alike.
     """
 
-    def __init__(self, spaces: Spaces, history: Sequence[Outcome]) -> None:
+    def __init__(self, spaces: Spaces, history: Sequence[Outcome], *, spread: float = 0.0) -> None:
         scored = [outcome for outcome in history if outcome.scored]
         if len(scored) < 2:
             raise ValueError(f"A surrogate must be given at least 2 scored trials. Got {len(scored)} instead.")
         self.spaces = spaces
         scores = np.array([outcome.score for outcome in scored])
-        self.scores = np.maximum(scores, floor(scores))
+        self.spread, self.floor = spread, floor(scores, spread)
+        self.scores = np.maximum(scores, self.floor)
         self._vectors = spaces.vectors([outcome.candidate for outcome in scored])
-        self._centre, self._unit = float(self.scores.mean()), float(self.scores.std()) or 1.0
+        self._centre, self._unit = float(self.scores.mean()), max(float(self.scores.std()), 0.5 * spread) or 1.0
         self._fits = _fits(_distances(self._vectors, self._vectors), (self.scores - self._centre) / self._unit)
 
     @property
@@ -91,6 +96,7 @@ class _Fit:
     noise: float
     variance: float
     weight: float
+    centre: float
     coefficients: Floats
     """Shape (n,)."""
     half: Floats
@@ -100,7 +106,7 @@ class _Fit:
         """Means and variances at points of given distances to the trials, shape (C, n)."""
         cross = _matern(distances / self.length)
         explained = np.square(cross @ self.half).sum(axis=1)
-        return cross @ self.coefficients, self.variance * np.maximum(1.0 - explained, 0.0)
+        return self.centre + cross @ self.coefficients, self.variance * np.maximum(1.0 - explained, 0.0)
 
 
 def _fits(distances: Floats, target: Floats) -> list[_Fit]:
@@ -108,14 +114,16 @@ def _fits(distances: Floats, target: Floats) -> list[_Fit]:
     n, found, log_likelihoods = len(target), [], []
     for length in _LENGTHS:
         values, vectors = np.linalg.eigh(_matern(distances / length))
-        rotated = vectors.T @ target
+        whole, ones = vectors.T @ target, vectors.sum(axis=0)
         for noise in _NOISES:
             spectrum = np.maximum(values, 0.0) + noise
+            centre = float((ones / spectrum) @ whole / (np.square(ones) @ (1 / spectrum)))
+            rotated = whole - centre * ones
             # One pseudo-observation of unit variance keeps few equal scores from looking certain.
             variance = (1.0 + float(np.square(rotated) @ (1 / spectrum))) / (n + 1)
             log_likelihoods.append(-0.5 * (n + 1) * math.log(variance) - 0.5 * float(np.log(spectrum).sum()))
             half = vectors / np.sqrt(spectrum)
-            found.append(_Fit(length, noise, variance, 0.0, half @ (half.T @ target), half))
+            found.append(_Fit(length, noise, variance, 0.0, centre, half @ (half.T @ (target - centre)), half))
     weights = np.exp(np.array(log_likelihoods) - max(log_likelihoods))
     kept = [replace(fit, weight=float(w)) for fit, w in zip(found, weights, strict=True) if w > _MIN_WEIGHT]
     total = sum(fit.weight for fit in kept)
@@ -137,9 +145,10 @@ class Handover:
     """Who leads: the belief, or the surrogate fitted to this study's own trials.
 
     After each scored trial both are asked how likely they held its score to be, knowing the trials before it only.
-    The surrogate leads once the product of these ratios, over the last ``window`` trials, outweighs the prior odds of
-    the belief, and never before ``min_trials`` scored trials; the lead can go back. One trial counts for at most a
-    factor of e^3, and scores below the floor count as "below the floor" for both.
+    Both are blurred by the score's standard error and a tenth of the spread among candidates, since finer
+    differences do not matter. The surrogate leads once the product of these ratios, over the last ``window`` trials,
+    outweighs the prior odds of the belief, and never before ``min_trials`` scored trials; the lead can go back. One
+    trial counts for at most a factor of e^3, and scores below the floor count as "below the floor" for both.
 
     Source: predictive (prequential) model comparison, Dawid 1984.
 
@@ -164,10 +173,10 @@ class Handover:
     def record(self, outcome: Outcome, belief: Belief, index: int, *, surrogate: Surrogate) -> None:
         """Compare the forecasts for one more trial; ``belief`` and ``surrogate`` know the trials before it."""
         error = outcome.standard_error if math.isfinite(outcome.standard_error) else 0.0
+        error = math.hypot(error, _TOLERANCE * float(belief.mean.std()))
         own = surrogate.forecast([outcome.candidate])
-        limit = floor(surrogate.scores)
-        ratio = _log_density(outcome.score, belief.mean[index], math.hypot(belief.std[index], error), limit)
-        ratio -= _log_density(outcome.score, own.mean[0], math.hypot(own.std[0], own.noise), limit)
+        ratio = _log_density(outcome.score, belief.mean[index], math.hypot(belief.std[index], error), surrogate.floor)
+        ratio -= _log_density(outcome.score, own.mean[0], math.hypot(own.std[0], own.noise, error), surrogate.floor)
         self.log_ratios[outcome.number] = float(np.clip(ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
 
     def weight(self, history: Sequence[Outcome]) -> float:

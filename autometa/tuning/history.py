@@ -112,10 +112,14 @@ def settled(history: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in history if outcome.scored or outcome.candidate not in good]
 
 
-def floor(scores: Floats) -> float:
-    """The score below which worse is no longer told apart: three times as far below the median as the best is above."""
+def floor(scores: Floats, spread: float = 0.0) -> float:
+    """The score below which worse is no longer told apart.
+
+    Three times as far below the median as the best is above it, or three times ``spread``, the standard deviation
+    expected among candidates, where a search has gathered near the top.
+    """
     middle, best = float(np.median(scores)), float(np.max(scores))
-    return middle - _LIMIT * max(best - middle, 1e-12)
+    return middle - _LIMIT * max(best - middle, spread, 1e-12)
 
 
 def _positive(number: object) -> float:

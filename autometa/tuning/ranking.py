@@ -24,6 +24,7 @@ N_PROPOSED = 64
 
 _FIRST_SECONDS = 2.0
 _N_RANKED = 400
+_NEAR_FROM = 5
 
 
 class Choice(NamedTuple):
@@ -179,14 +180,14 @@ class Ranker:
         dear = {pool[i] for i in np.flatnonzero(seconds > costs.remaining)} if costs.per_second else set()
         return [Choice(default, "default") for default in waiting if default not in taken | dear]
 
-    def _fresh(self, history: Sequence[Outcome], rng: np.random.Generator) -> dict[Candidate, str]:
-        """Candidates outside the pool, by who proposes them."""
+    def _fresh(self, history: Sequence[Outcome], rng: np.random.Generator, *, near: bool) -> dict[Candidate, str]:
+        """Candidates outside the pool, by who proposes them; ``near``: with neighbours of the best trials."""
         spaces = self.knowledge.spaces
         found: dict[Candidate, str] = {}
         if self.policy is not None:
             proposed = [c for c in self.policy.sample(rng, N_PROPOSED) if spaces.is_valid(c)]
             found |= {spaces.canonical(candidate): "policy" for candidate in proposed}
-        good = sorted((o for o in history if o.scored and o.complete), key=lambda o: -o.score)
+        good = sorted((o for o in history if o.scored and o.complete), key=lambda o: -o.score) if near else []
         for outcome, share in zip(good, (2, 4, 4), strict=False):
             found |= dict.fromkeys(perturbed(outcome.candidate, spaces, rng, n=N_PROPOSED // share), "local")
         return found
@@ -194,7 +195,10 @@ class Ranker:
     def _by_belief(
         self, history: Sequence[Outcome], pending: Sequence[Candidate], costs: Costs, *, rng: np.random.Generator
     ) -> list[Choice]:
-        fresh = self._fresh(history, rng)
+        # What a belief says between the members of its pool is less certain than what it says of them: neighbours of
+        # the best get every second trial, after the race of the first ones.
+        near = len(history) >= _NEAR_FROM and len(history) % 2 == 1
+        fresh = self._fresh(history, rng, near=near)
         belief, position = self.knowledge.updated(history, pending, list(fresh))
         seconds = _trial_seconds(belief, costs)
         if not belief.tried:
@@ -218,12 +222,12 @@ class Ranker:
         surrogate: Surrogate,
     ) -> list[Choice]:
         spaces = self.knowledge.spaces
-        fresh = [*self._fresh(history, rng), *at_random(spaces, rng, n=4 * N_PROPOSED)]
+        fresh = [*self._fresh(history, rng, near=True), *at_random(spaces, rng, n=4 * N_PROPOSED)]
         candidates = list(dict.fromkeys([*self.knowledge.candidates, *fresh]))
         if pending:
             lies = np.minimum(surrogate.forecast(pending).mean, surrogate.incumbent)
             running = [Outcome(-1, c, float(lie)) for c, lie in zip(pending, lies, strict=True)]
-            surrogate = Surrogate(spaces, [*history, *running])
+            surrogate = Surrogate(spaces, [*history, *running], spread=surrogate.spread)
         seconds = np.ones(len(candidates))
         if self.knowledge.belief is not None and costs.per_second:
             belief, position = self.knowledge.updated(history, (), candidates)

@@ -278,7 +278,7 @@ class MetaSampler(BaseSampler):
             costs = within(costs, self._budget.seconds, self._budget.remaining)
         surrogate = None
         if self._surrogate == "gp" and self._surrogate_leads(history):
-            surrogate = Surrogate(self._knowledge.spaces, history)
+            surrogate = Surrogate(self._knowledge.spaces, history, spread=self._spread(history))
         rng = np.random.default_rng([self._seed, trial.number])
         pending = self._pending(study, trial)
         return self._ranker.rank(history, pending, costs=costs, rng=rng, surrogate=surrogate)
@@ -299,6 +299,10 @@ class MetaSampler(BaseSampler):
         if self._knowledge.belief is None:
             return sum(outcome.scored for outcome in history) >= self._handover.min_trials
         return self._handover.surrogate_leads(history)
+
+    def _spread(self, history: Sequence[Outcome]) -> float:
+        """Standard deviation of the expected scores among candidates; 0 without a belief."""
+        return 0.0 if self._knowledge.belief is None else float(self._knowledge.updated(history)[0].mean.std())
 
     def _history(self, study: Study) -> list[Outcome]:
         memory = self._remember(study)
@@ -322,7 +326,7 @@ class MetaSampler(BaseSampler):
             memory.compared.add(outcome.number)
             if sum(o.scored for o in before) >= _MIN_BEFORE_COMPARING:
                 belief, position = self._knowledge.updated(before, more=[outcome.candidate])
-                surrogate = Surrogate(self._knowledge.spaces, before)
+                surrogate = Surrogate(self._knowledge.spaces, before, spread=float(belief.mean.std()))
                 self._handover.record(outcome, belief, position[outcome.candidate], surrogate=surrogate)
         return history
 

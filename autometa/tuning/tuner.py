@@ -82,7 +82,7 @@ class _Search:
     def run(self) -> None:
         try:
             self._await_start()
-            while self._fill() or self.running:
+            while self._fill() or self.running or self._start_arrives():
                 done, late = wait(self.running, timeout=self._spendable(), return_when=FIRST_COMPLETED)
                 for future in done:
                     self._finish(future, future.result())
@@ -100,6 +100,14 @@ class _Search:
             wait([self.later], timeout=None if limit is None else _MAX_TRIAL_SHARE * limit)
             self._adopt()
 
+    def _start_arrives(self) -> bool:
+        """Where nothing is left to try, whether the better warm start came in time."""
+        if self.later is None or not self.budget.allows_trial(self.proposer.n_proposed):
+            return False
+        wait([self.later], timeout=self._spendable())
+        self._adopt()
+        return self.later is None
+
     def _adopt(self) -> None:
         if self.later is not None and self.later.done():
             self.proposer.adopt(self.later.result())
@@ -114,11 +122,12 @@ class _Search:
             if limit is not None and limit <= 0:
                 break
             if reason := self._reason_to_end():
+                self.later = None
                 self._note(reason)
                 break
             proposal = self.proposer.next(math.inf if limit is None else limit)
             if proposal is None:
-                if not self.running:
+                if not self.running and self.later is None:
                     self._note("Stopped early: no untried candidate fits into the remaining time.")
                 break
             self._begin(proposal, limit)

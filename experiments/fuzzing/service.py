@@ -91,7 +91,7 @@ def main() -> None:
         command = [sys.executable, "-m", "autometa.cli", "serve", str(model), "--port", url.rsplit(":", 1)[1]]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            bad = fuzz(url, process, options.schemathesis, options.n_requests)
+            bad = fuzz(url, process, options.schemathesis, options.n_requests, home)
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
         finally:
@@ -99,7 +99,8 @@ def main() -> None:
     sys.exit(1 if bad else 0)
 
 
-def fuzz(url: str, process: subprocess.Popen[bytes], schemathesis: str, n_requests: int) -> bool:
+def fuzz(url: str, process: subprocess.Popen[bytes], schemathesis: str, n_requests: int, home: str) -> bool:
+    """Rounds until enough answers were counted; whether anything went wrong. Schemathesis writes its files to home."""
     for _ in range(600):
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"{url}/ready", timeout=5)
@@ -113,7 +114,9 @@ def fuzz(url: str, process: subprocess.Popen[bytes], schemathesis: str, n_reques
             "not_a_server_error,status_code_conformance,content_type_conformance", "--phases", "coverage,fuzzing",
             "--suppress-health-check", "all", "--exclude-path", "/metrics",
         ]  # fmt: skip
-        run = subprocess.run(command, capture_output=True, text=True, timeout=10 * _ROUND_SECONDS, check=False)
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=10 * _ROUND_SECONDS, check=False, cwd=home
+        )
         seen, seed = statuses(url), seed + 1
         memory = psutil.Process(process.pid).memory_info().rss / 1e6
         failures = re.findall(r"^- (?!.*Check)(.*)$", run.stdout, re.MULTILINE) if run.returncode else []

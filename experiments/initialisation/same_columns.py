@@ -12,12 +12,12 @@ tables. RMSE is in units of the table's own standard deviation. About five CPU m
 from __future__ import annotations
 
 import sys
-import time
 import warnings
 
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 
@@ -32,6 +32,7 @@ N_DRAWS = 2
 MIN_ROWS = 45
 MAX_ROWS = 200
 MAX_TABLES = 40
+EPOCHS = {"n_epochs": 24}
 
 
 def real(name: str, group: str, drop: tuple[str, ...] = (), *, log: bool = False) -> list[Table]:
@@ -72,7 +73,9 @@ def alone(encoder: TableEncoder, few: Table, X: pd.DataFrame) -> dict[str, NDArr
     """Models of the shots only."""
     linear = RidgeCV(np.logspace(-1, 4, 11)).fit(encoder.transform(few[0]), few[1])
     net_encoder = TableEncoder("net", kinds=encoder.kinds_).fit(few[0])
-    net = NetRegressor(n_categorical=net_encoder.n_categorical_).fit(net_encoder.transform(few[0]), few[1])
+    net = NetRegressor(config=EPOCHS, n_categorical=net_encoder.n_categorical_).fit(
+        net_encoder.transform(few[0]), few[1]
+    )
     return {
         "alone, ridge": linear.predict(encoder.transform(X)), "alone, net": net.predict(net_encoder.transform(X)),
         "alone, mean": np.full(len(X), few[1].mean()),
@@ -82,9 +85,9 @@ def alone(encoder: TableEncoder, few: Table, X: pd.DataFrame) -> dict[str, NDArr
 def compare(train: list[Table], test: list[Table]) -> list[dict[str, float]]:
     """One row for each test table, number of shots and arm."""
     X, y = pd.concat([table[0] for table in train], ignore_index=True), np.concatenate([table[1] for table in train])
-    meta = MetaInitializer(n_shots=(4, 30), n_meta_steps=800, task="regression").fit(train)
+    meta = MetaInitializer(n_shots=(4, 30), n_meta_steps=500, task="regression").fit(train)
     linear, net_encoder = TableEncoder("linear").fit(X), TableEncoder("net").fit(X)
-    pooled = NetRegressor(n_categorical=net_encoder.n_categorical_).fit(net_encoder.transform(X), y)
+    pooled = NetRegressor(config=EPOCHS, n_categorical=net_encoder.n_categorical_).fit(net_encoder.transform(X), y)
     rows = []
     for number, (X_table, y_table) in enumerate(test):
         for shots in SHOTS:
@@ -116,14 +119,13 @@ def main() -> None:
     torch.set_num_threads(1)
     chosen = sys.argv[1:] or list(FAMILIES)
     for name in chosen:
-        started, tables = time.process_time(), FAMILIES[name]()
+        tables = FAMILIES[name]()
         halves = [list(range(0, len(tables), 2)), list(range(1, len(tables), 2))]
-        rows = []
-        for i, half in enumerate(halves):
-            found = compare([tables[j] for j in halves[1 - i]], [tables[j] for j in half])
-            rows += [{**row, "table": f"{i} {row['table']}"} for row in found]
+        pairs = [([tables[j] for j in halves[1 - i]], [tables[j] for j in halves[i]]) for i in range(2)]
+        found = Parallel(n_jobs=2)(delayed(compare)(train, test) for train, test in pairs)
+        rows = [{**row, "table": f"{i} {row['table']}"} for i, half in enumerate(found) for row in half]
         errors = pd.DataFrame(rows).groupby(["shots", "arm", "table"])["error"].mean().unstack("table")
-        print(f"\n{name}: {len(tables)} tables, {time.process_time() - started:.0f} CPU seconds", flush=True)
+        print(f"\n{name}: {len(tables)} tables", flush=True)
         for shots in SHOTS:
             table = errors.loc[shots]
             print(

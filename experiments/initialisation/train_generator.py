@@ -35,9 +35,8 @@ def held_out_tasks(sources: list[TableSource]) -> list[GeneratorTasks]:
         for n_context, n_draws in _SIZES.items():
             n_query = min(256, len(source.y) - n_context)
             if n_query >= 64 and n_context >= 3 * source.n_classes:
-                shape = TaskShape(
-                    n_draws, n_context, n_query, min(source.x.shape[1], MAX_FEATURES), min(source.n_classes, MAX_CLASSES)
-                )  # fmt: skip
+                n_features, n_classes = min(source.x.shape[1], MAX_FEATURES), min(source.n_classes, MAX_CLASSES)
+                shape = TaskShape(n_draws, n_context, n_query, n_features, n_classes)
                 found.append(cut_tasks([source] * n_draws, shape, np.random.default_rng(n_context)))
     return [batch for batch in found if batch is not None and len(batch)]
 

@@ -30,6 +30,7 @@ from autometa.meta_training import TrainingOptions, train_meta_model
 
 TRIALS = (1, 2, 3, 5, 10, 20)
 N_TRIALS = 20
+COVERED = (0, 1, 3, 10)
 
 
 def load(folder: Path) -> tuple[MetaDataset, pd.Series]:
@@ -60,7 +61,7 @@ def propose(model: MetaModel, meta_features: pd.Series, candidates: list[Any], r
     belief = model.belief(meta_features, candidates)
     order, covered = [], []
     for k in range(n):
-        if k in (0, 3):
+        if k in COVERED:
             low, high = belief.interval(0.8)
             rest = np.setdiff1d(np.arange(len(raw)), order)
             covered.append(float(((raw >= low) & (raw <= high))[rest].mean()))
@@ -75,7 +76,7 @@ def run(folder: Path, seeds: int, options: TrainingOptions) -> dict[str, Any]:
     raw, metas = data.score_table(), data.meta_features
     scores, candidates = normalise(raw), [data.candidates[key] for key in raw.columns]
     n = min(N_TRIALS, len(candidates))
-    methods = {"belief": replace(options, learners=()), "belief+meta-features": options}
+    methods = {"belief": replace(options, learners=(), n_rehearsals=0), "belief+meta-features": options}
     found = {name: np.zeros((len(raw), n)) for name in ("portfolio", *methods)}
     coverage: list[list[float]] = []
     started = time.perf_counter()
@@ -97,7 +98,9 @@ def run(folder: Path, seeds: int, options: TrainingOptions) -> dict[str, Any]:
     report |= {
         "datasets": len(raw), "configurations": len(candidates), "seeds": seeds,
         "seconds": round(time.perf_counter() - started, 1),
-        "coverage_of_80_percent_interval": dict(zip(("@0", "@3"), np.mean(coverage, axis=0).round(3), strict=True)),
+        "coverage_of_80_percent_interval": dict(
+            zip([f"@{k}" for k in COVERED], np.mean(coverage, axis=0).round(3), strict=True)
+        ),
     }  # fmt: skip
     return report
 

@@ -31,7 +31,7 @@ from autometa.data import TaskType
 from autometa.family import Candidate
 from autometa.meta_dataset import MetaDataset, candidate_key
 from autometa.meta_model import Belief, MetaModel
-from autometa.meta_training import train_meta_model
+from autometa.meta_training import TrainingOptions, train_meta_model
 from autometa.metrics import task_metrics
 
 KS = (1, 3, 5, 10)
@@ -51,6 +51,7 @@ class World:
     error: pd.DataFrame
     spread: pd.Series
     seconds: pd.DataFrame
+    n_splits: pd.Series
     candidates: list[Candidate]
 
 
@@ -94,9 +95,10 @@ def load_worlds(folder: Path, half: int) -> tuple[MetaDataset, list[World]]:
         }
         ids = list(tables["choose"].columns)
         candidates = [Candidate(first.loc[i, "family"], json.loads(first.loc[i, "config"])) for i in ids]
+        n_splits = part.assign(n=part["scores"].map(len)).groupby("dataset")["n"].max()
         spread = tables["score"].max(axis=1) - tables["score"].median(axis=1)
         worlds.append(World(str(task), metric, tables["choose"], tables["held"], tables["error"], spread,
-                            tables["seconds"], candidates))  # fmt: skip
+                            tables["seconds"], n_splits, candidates))  # fmt: skip
     return meta, worlds
 
 
@@ -125,18 +127,28 @@ def training_table(world: World, datasets: list[str]) -> np.ndarray:
 
 
 def believed(
-    belief: Belief, raw: np.ndarray, error: np.ndarray, seconds: np.ndarray | None = None
+    belief: Belief,
+    raw: np.ndarray,
+    error: np.ndarray,
+    *,
+    n_splits: int,
+    limit: float = np.inf,
+    seconds: np.ndarray | None = None,
 ) -> tuple[list[int], dict[str, float]]:
     """The order in which the belief tries candidates, seeing the raw choosing-half score of each, and its forecasts.
 
-    Forecasts are judged on the candidates that were not tried yet.
+    A candidate that is forecast to exceed the time limit of a cell is passed over while there are others, as the tuner
+    does. Forecasts are judged on the candidates that were not tried yet.
     """
     order: list[int] = []
     facts: dict[str, float] = {}
     for k in range(max(KS)):
         if k in (0, *KS) and seconds is not None:
             facts |= {f"{name}@{k}": v for name, v in judged(belief, raw, seconds, order).items()}
-        index = belief.next()
+        gain = belief.expected_improvement()
+        gain[order] = -np.inf
+        in_time = np.where(belief.seconds * n_splits <= limit, gain, -np.inf)
+        index = int(np.argmax(in_time if np.isfinite(in_time).any() else gain))
         order.append(index)
         if not np.isfinite(raw[index]):
             belief = belief.observe_failure(index)
@@ -209,12 +221,19 @@ def forecasts(
 
 
 def run(
-    meta: MetaDataset, worlds: list[World], sources: dict[str, str], n_folds: int, seed: int, ablate: bool
+    meta: MetaDataset,
+    worlds: list[World],
+    sources: dict[str, str],
+    *,
+    n_folds: int,
+    seed: int,
+    limit: float,
+    ablate: bool,
 ) -> list[Outcome]:
     outcomes = []
     for train, test in meta.split_by_group(n_folds, seed=seed):
         model = train_meta_model(train, seed=seed)
-        plain = train_meta_model(blind(train), seed=seed) if ablate else None
+        plain = train_meta_model(blind(train), seed=seed, options=TrainingOptions(n_rehearsals=0)) if ablate else None
         start_of_fold = len(outcomes)
         for world in worlds:
             table = training_table(world, list(train.datasets))
@@ -227,7 +246,8 @@ def run(
                 value = normalised(held, spread)
                 seconds = world.seconds.loc[name].to_numpy()
                 belief = same_machine(model.belief(features, world.candidates, metric=world.metric))
-                order, judgements = believed(belief, raw, error, seconds)
+                rules = {"n_splits": int(world.n_splits[name]), "limit": limit}
+                order, judgements = believed(belief, raw, error, seconds=seconds, **rules)
                 curves = {
                     "portfolio": curve(portfolio, raw, value),
                     "belief": curve(order, raw, value),
@@ -236,7 +256,7 @@ def run(
                 }
                 if plain is not None:
                     start = plain.belief(blind_features(features), world.candidates, metric=world.metric)
-                    order, _ = believed(start, raw, error)
+                    order, _ = believed(same_machine(start), raw, error, **rules)
                     curves["belief, no meta-features"] = curve(order, raw, value)
                 facts = judgements | forecasts(belief, features, world, name, train, table)
                 flat = bool(spread < 2 * np.nanmedian(error) / np.sqrt(2))
@@ -246,9 +266,12 @@ def run(
             trusting = full_trust(model, world.metric)
             for outcome in [o for o in outcomes[start_of_fold:] if o.task == world.task]:
                 row = (world.choose.loc[outcome.dataset].to_numpy(), world.error.loc[outcome.dataset].to_numpy())
+                rules = {"n_splits": int(world.n_splits[outcome.dataset]), "limit": limit}
                 value = normalised(world.score.loc[outcome.dataset].to_numpy(), float(world.spread[outcome.dataset]))
                 start = trusting.belief(meta.meta_features.loc[outcome.dataset], world.candidates, metric=world.metric)
-                outcome.curves["belief, full trust"] = curve(believed(start, *row)[0], row[0], value)
+                outcome.curves["belief, full trust"] = curve(
+                    believed(same_machine(start), *row, **rules)[0], row[0], value
+                )
     return outcomes
 
 
@@ -344,10 +367,14 @@ def main() -> None:
     torch.set_num_threads(1)
     outcomes = []
     sources = source_names(arguments.corpus)
+    card = json.loads((arguments.corpus / "card.json").read_text("utf-8"))
+    limit = float(card["measure"]["time_limit"] or np.inf)
     for half in range(arguments.halves):
         meta, worlds = load_worlds(arguments.corpus, half)
         for seed in range(arguments.seeds):
-            outcomes += run(meta, worlds, sources, arguments.folds, seed, arguments.ablate)
+            outcomes += run(
+                meta, worlds, sources, n_folds=arguments.folds, seed=seed, limit=limit, ablate=arguments.ablate
+            )
     report = {"folds": arguments.folds, "seeds": arguments.seeds, "tasks": summarise(outcomes)}
     arguments.report.write_text(json.dumps(report, indent=1) + "\n")
     rows(outcomes).to_csv(arguments.report.with_suffix(".csv"), index=False, float_format="%.4g")

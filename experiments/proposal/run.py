@@ -189,6 +189,7 @@ def fits(n_datasets: int, seed: int) -> dict[str, Any]:
         bench = Bench(dataset, task_metrics(dataset.task)[0].name, cache, file, features)
         trials = one_dataset(bench, model, policy, plain, data, seed)
         rows += dataset_rows(bench, trials, str(entry.group))
+        (HERE / "fits_so_far.json").write_text(json.dumps(summarise(pd.DataFrame(rows)), indent=1))
         print(f"{entry.name}: {len(bench.measured)} candidates, {time.process_time() - started:.0f} CPU s", flush=True)
     return summarise(pd.DataFrame(rows)) | {
         "datasets": len(entries), "corpus_datasets": len(data.datasets), "seed": seed,
