@@ -91,7 +91,7 @@ def test_generated_net_is_restored_from_its_state(generator):
 
 
 def test_wide_and_long_tables_are_read_by_the_rule(generator):
-    wide = make_rows(120, 2, n_features=80)
+    wide = make_rows(120, 2, n_features=180)
     assert torch.isfinite(generate_net(wide, (), 2, generator=generator)(wide.x)).all()
     long = make_rows(5_100, 2)
     net = generate_net(long, (), 2, generator=generator)

@@ -18,7 +18,7 @@ from autometa.collection import load_collection
 from autometa.data import Dataset
 from autometa.exceptions import ArtefactError, DataError, FamilyUnavailable, TrainingDiverged
 from autometa.families import resolve_families
-from autometa.families._net_estimators import NetClassifier
+from autometa.families._net_estimators import NetClassifier, NetRegressor
 from autometa.families._net_learned import learned_net
 from autometa.gradient.fit import Rows
 from autometa.gradient.inner_loop import TaskBatch, adapt_batch, adapt_weights, query_losses, rows_loss
@@ -447,3 +447,14 @@ def test_training_the_shipped_birth_on_few_tables(tmp_path):
     birth = Initialisation.load(tmp_path / "classification_fold1.safetensors")
     assert birth.rates["output.weight"].shape == (1, 64)
     assert learned_net(rows_of(True), [4], 2, birth=birth, n_steps=1)(rows_of(True).x).shape == (64, 2)
+
+
+def test_small_tables_and_wild_targets_take_steps_that_help():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3)).astype(np.float32)
+    model = NetRegressor(config={"init": "learned"}).fit(X, X[:, 0])
+    assert model.result_.stop_reason == "too few rows"
+    assert np.corrcoef(model.predict(X), X[:, 0])[0, 1] > 0.5
+    y = np.zeros(40)
+    y[0] = 1e9
+    assert np.isfinite(NetRegressor(config={"init": "learned"}).fit(X, y).predict(X)).all()

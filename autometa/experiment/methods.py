@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
@@ -26,14 +25,15 @@ from autometa.selection import select
 from autometa.splitting import Split, make_splits
 from autometa.workers import Failure, shared_workers
 
-_FOLDS = optuna.distributions.IntDistribution(1, 100)
 _SLACK_SECONDS = 60.0
 
 
 class Method(ModelFamily):
     """A procedure that takes the raw table. It has configurations and a version like a family, and can be killed."""
 
+    search_space = SearchSpace({})
     default_config: ClassVar[Mapping[str, Any]] = {}
+    """The options of the method and their defaults."""
 
     @abstractmethod
     def estimator(self, dataset: Dataset, config: Mapping[str, Any], seed: int) -> Any:
@@ -54,14 +54,6 @@ class Fit(Method):
     """:class:`autometa.AutoMetaClassifier` or ``AutoMetaRegressor`` with a time budget."""
 
     name = "method_fit"
-    search_space = SearchSpace(
-        {
-            "time_budget": optuna.distributions.FloatDistribution(0.1, 86_400.0),
-            "ensemble": optuna.distributions.CategoricalDistribution([True, False]),
-            "warm_start": optuna.distributions.CategoricalDistribution([True, False]),
-            "folds": _FOLDS,
-        }
-    )
     default_config: ClassVar[Mapping[str, Any]] = {
         "time_budget": 10.0, "ensemble": True, "warm_start": True, "folds": 100,
     }  # fmt: skip
@@ -83,20 +75,16 @@ class Select(Method):
     """The best candidate of :func:`autometa.select`, fitted once with nothing tuned."""
 
     name = "method_select"
-    search_space = SearchSpace({"folds": _FOLDS})
-    default_config: ClassVar[Mapping[str, Any]] = {"folds": 100}
+    default_config: ClassVar[Mapping[str, Any]] = {"family": "lightgbm", "folds": 100}
 
     def estimator(self, dataset: Dataset, config: Mapping[str, Any], seed: int) -> Any:
-        return select(dataset, random_state=seed).best.build()
+        return select(dataset, families=[config["family"]], meta_model="none", random_state=seed).best.build()
 
 
 class Default(Method):
     """The default configuration of one family."""
 
     name = "method_default"
-    search_space = SearchSpace(
-        {"family": optuna.distributions.CategoricalDistribution(["lightgbm"]), "folds": _FOLDS}
-    )  # fmt: skip
     default_config: ClassVar[Mapping[str, Any]] = {"family": "lightgbm", "folds": 100}
 
     def estimator(self, dataset: Dataset, config: Mapping[str, Any], seed: int) -> Any:

@@ -132,8 +132,8 @@ def generate_net(
 ) -> MLP:  # fmt: skip
     """A net whose weights were generated from rows and moved by the generated steps.
 
-    A clear rule for tables beyond what the generator reads: of more than 60 columns (categories count for each of their
-    levels) the 60 that vary most are kept (:class:`autometa.nets.standard_input.StandardInput`); of more than 5,000
+    A clear rule for tables beyond what the generator reads: of more than 150 columns (categories count for each of their
+    levels) the 150 that vary most are kept (:class:`autometa.nets.standard_input.StandardInput`); of more than 5,000
     rows a seeded sample is read. Sample weights are not looked at.
 
     Parameters

@@ -129,7 +129,13 @@ class _NetEstimator(BaseEstimator):
                 self.net_ = self._race(config, task, train_net)
                 return
             net = self._first_net(config, train_rows, n_classes)
-            self.result_ = train_net(net, task.plan, task.validation)
+            if config["init"] == "learned" and task.validation is None:
+                # Nothing says when to stop: the steps that it was meta-trained for are better than a whole schedule.
+                seconds = time.perf_counter() - started
+                self.result_ = FitResult((), (), 0, 0, len(train_rows), "cpu", "too few rows", seconds)
+                net.eval()
+            else:
+                self.result_ = train_net(net, task.plan, task.validation)
             self.birth_ = BirthReport(config["init"], reason="asked for")
         self.net_ = net
 
@@ -155,7 +161,9 @@ class _NetEstimator(BaseEstimator):
         if config["init"] == "learned":
             birth = shipped_birth("classification" if n_classes else "regression", self.birth_fold)
             self._architecture = {**config, "n_outputs": n_outputs}
-            return learned_net(rows, self._sizes, n_classes, dropout=config["dropout"], seed=seed, birth=birth)
+            return learned_net(
+                rows, self._sizes, n_classes, dropout=config["dropout"], seed=seed, n_steps=birth.n_steps, birth=birth
+            )
         net = initialize(lambda: self._make_net(config, n_outputs), init=config["init"], seed=seed)
         _set_output_bias(net, rows.y.numpy(), n_classes)
         return net

@@ -17,6 +17,7 @@ from autometa.nets.mlp import MLP
 from autometa.nets.projection import HIDDEN_SIZES, ProjectedInput, fit_layout
 
 _FOLDER = Path(__file__).resolve().parents[1] / "pretrained" / "learned_birth"
+_RATE_FACTORS = (1.0, 0.3, 0.1)
 
 
 @lru_cache(maxsize=8)
@@ -69,7 +70,8 @@ def learned_net(
         For the training that follows.
     seed : int, default 0
     n_steps : int, default 0
-        Inner steps with the learned rates to take at once, on all of the rows; it was trained for 5.
+        Inner steps to take at once, on all of the rows; it was trained for 5. The rates are the learned ones, or
+        smaller where these would raise the training loss.
     birth : Initialisation or None
         ``None`` takes the shipped one.
 
@@ -89,12 +91,24 @@ def learned_net(
     net.output.weight.zero_()
     net.output.bias.copy_((shares / shares.sum()).log())
     if n_steps:
-        with torch.enable_grad():
-            loss = classification_loss() if n_classes else regression_loss()
-            birth.adapt(net, rows, loss=loss, n_steps=n_steps)
+        _take_steps(net, birth, rows, n_classes, n_steps)
     if not dropout:
         return net
     with_dropout = initialize(lambda: make_learned_net(*size, dropout=dropout), seed=seed)
     for target, value in zip(with_dropout.parameters(), net.parameters(), strict=True):
         target.copy_(value)
     return with_dropout
+
+
+def _take_steps(net: MLP, birth: Initialisation, rows: Rows, n_classes: int, n_steps: int) -> None:
+    """The inner steps in place; targets with wild outliers need shorter ones than those of meta-training."""
+    loss = classification_loss() if n_classes else regression_loss()
+    first = [value.clone() for value in net.parameters()]
+    before = float(loss(net(rows.x), rows.y, rows.weight))
+    for factor in _RATE_FACTORS:
+        with torch.enable_grad():
+            birth.adapt(net, rows, loss=loss, n_steps=n_steps, rate_factor=factor)
+        if float(loss(net(rows.x), rows.y, rows.weight)) < before:
+            return
+        for value, old in zip(net.parameters(), first, strict=True):
+            value.copy_(old)

@@ -75,8 +75,9 @@ class MLP(_Neural):
     - ``n_epochs``: the length of the schedule; early stopping may end it before, and keeps the best weights.
     - ``label_smoothing``: no effect on regression.
     - ``init``: where the weights come from. "random": drawn. "learned": meta-trained over many tables for one net
-      (64-64, silu, on 20 principal components of the standardised columns); ``n_layers``, ``width``, ``activation``
-      and ``numerical_embedding`` have no effect then. "generated": a hypernetwork reads the training rows and writes
+      (64-64, silu, on 20 principal components of the standardised columns) and moved by 5 full-batch steps at its own
+      rates, which below 60 rows are all; ``n_layers``, ``width``, ``activation`` and ``numerical_embedding`` have no
+      effect then. "generated": a hypernetwork reads the training rows and writes
       the weights of a 64-64 net with a linear skip; it is raced against the other births on the hold-out, and the
       winner goes on (:func:`autometa.families._net_births.fit_births`). Rows measured before these were there are all
       "random" and mean what they meant.

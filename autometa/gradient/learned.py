@@ -61,18 +61,22 @@ class Initialisation:
                 raise ValueError(f"The net must have a weight {name!r} of shape {tuple(value.shape)}. Got {found}.")
             parameters[name].copy_(value)
 
-    def adapt(self, net: nn.Module, rows: Rows, *, loss: Loss, n_steps: int | None = None) -> None:
+    def adapt(
+        self, net: nn.Module, rows: Rows, *, loss: Loss, n_steps: int | None = None, rate_factor: float = 1.0
+    ) -> None:
         """Take the inner steps on some rows, in place; the net must hold the first weights (:meth:`install`).
 
         Parameters
         ----------
         n_steps : int or None
             ``None``: as many as it was trained for.
+        rate_factor : float, default 1.0
+            The learned rates are multiplied by it.
         """
         steps = self.n_steps if n_steps is None else n_steps
         weights = {name: value.detach() for name, value in net.named_parameters()}
         device = rows.x.device
-        rates = {name: value.to(device) for name, value in self.rates.items()}
+        rates = {name: rate_factor * value.to(device) for name, value in self.rates.items()}
         adapted = adapt_weights(net, weights, rows, loss=loss, rates=rates, n_steps=steps)
         with torch.no_grad():
             for name, value in net.named_parameters():

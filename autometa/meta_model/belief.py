@@ -267,6 +267,8 @@ def _unconditioned(prior: Prior) -> _Posterior:
     scales, log_weights, offsets, offset_std = prior.scale.grid(None, prior.n_scales)
     weight = np.exp(log_weights) / np.exp(log_weights).sum()
     mean, variance = prior.mean, prior.covariance.diagonal
+    if prior.opening is not None:  # candidates that were added to the prior have none
+        mean = mean + np.pad(prior.opening, (0, len(mean) - len(prior.opening)))
     if len(prior.shifts):
         mean, variance = mean + prior.shifts.mean(axis=0), variance + prior.shifts.var(axis=0)
     std = np.sqrt(scales[:, None] ** 2 * variance + offset_std**2)

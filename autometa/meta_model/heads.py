@@ -152,9 +152,12 @@ class Head(nn.Module):
             result = result + sizes.values(meta_features) @ self.sizes_coef.cpu().numpy().astype(float)
         return result
 
-    def trust(self, task: str, novelty: float) -> float:
-        """Share of the forecast from meta-features that is kept for a dataset of this task and novelty."""
-        shrink = self.settings.get("shrink", {})
+    def trust(self, task: str, novelty: float, *, opening: bool = True) -> float:
+        """Share of the forecast from meta-features that is kept for a dataset of this task and novelty.
+
+        ``opening``: before the first trial, otherwise in the search after it.
+        """
+        shrink = self.settings.get("opening" if opening else "shrink", {})
         share = float(shrink.get(task, shrink.get("", 1.0)))
         return share * fade(novelty, float(self.settings.get("threshold", 1.0)))
 

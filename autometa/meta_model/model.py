@@ -116,9 +116,10 @@ class MetaModel(nn.Module):
         x, novelty = self._read(features)
         outputs = [learner(x) for learner in self.learners]
         task = str(features.get("task", ""))
-        trust = head.trust(task, novelty)
         view = self._view(head, candidates)
-        mean, covariance = self._joint(head, head.forecast(outputs, trust=trust, meta_features=features), view)
+        bold, trust = head.trust(task, novelty, opening=False), head.trust(task, novelty)
+        mean, covariance = self._joint(head, head.forecast(outputs, trust=bold), view)
+        opening = None if trust == bold else self._centred(head, head.forecast(outputs, trust=trust), view)[0] - mean
         bandwidth = head.settings["bandwidth"]
         shifts = np.zeros((0, len(candidates)))
         if bandwidth < 1:
@@ -129,7 +130,7 @@ class MetaModel(nn.Module):
         prior = Prior(
             mean, _scaled(covariance, bandwidth), scale, shifts=shifts, noise=head.settings["noise"],
             noise_share=head.noise_share(task), calibration=head.calibration(task), trust=trust, novelty=novelty,
-            tail=_spread_over(head.tail.cpu().numpy()[None], head, view, len(self.pool))[0],
+            opening=opening, tail=_spread_over(head.tail.cpu().numpy()[None], head, view, len(self.pool))[0],
         )  # fmt: skip
         timed = self.seconds_head
         if timed is None:

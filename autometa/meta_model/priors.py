@@ -135,8 +135,11 @@ class Prior:
     tail : ndarray of shape (C,) or None
         How far below the worst scores that the forecast tells apart a candidate falls, root mean square, normalised
         units: lower ends of intervals reach further for candidates that can fail badly.
+    opening : ndarray of shape (C,) or None
+        Added to the mean before the first trial: a single choice has to be right at once, while a search is also
+        served by a bolder forecast that its trials correct.
     trust : float
-        Share of the forecast from meta-features that entered the mean; 0 is the portfolio alone.
+        Share of the forecast from meta-features that enters before the first trial; 0 is the portfolio alone.
     novelty : float
         Share of the known datasets that lie nearer to the others than this one does, NaN where not known.
     """
@@ -150,6 +153,7 @@ class Prior:
     n_scales: int = 15
     calibration: Calibration | None = None
     tail: Floats | None = None
+    opening: Floats | None = None
     trust: float = 1.0
     novelty: float = math.nan
 

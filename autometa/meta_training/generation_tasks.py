@@ -14,8 +14,11 @@ from torch import Tensor
 from autometa.data import Dataset
 from autometa.meta_training.synthetic_tables import Dice, draw_tables
 from autometa.nets.standard_input import column_scales, expand_categories, standardise
-from autometa.nets.weight_generator import MAX_CLASSES, MAX_FEATURES
+from autometa.nets.weight_generator import MAX_CLASSES
 from autometa.preprocessing import encode_dataset
+
+TRAINED_FEATURES = 60
+"""Most columns of a task; more cost more than they teach."""
 
 _MIN_CLASS_ROWS = 8
 _MAX_TASKS = 96
@@ -82,7 +85,7 @@ def draw_shape(dice: Dice, cost: float = 600.0) -> TaskShape:
     ``cost`` is about the CPU milliseconds of one training step on the batch, which say how many tasks it has.
     """
     n_context = 1_024 if dice.chance(0.04) else int(dice.log_uniform(16, 640, 1))
-    n_features = 2 + int((MAX_FEATURES - 2) * float(dice.uniform(1)) ** 2.5 + 0.5)
+    n_features = 2 + int((TRAINED_FEATURES - 2) * float(dice.uniform(1)) ** 2.5 + 0.5)
     if dice.chance(0.22):
         n_classes = 0
     else:

@@ -84,7 +84,9 @@ class Caution:
     Parameters
     ----------
     shrink : mapping of metric to mapping of task to float
-        Share of the forecast from meta-features that is kept; task ``""`` stands for all others.
+        Share of the forecast from meta-features that is kept in a search; task ``""`` stands for all others.
+    opening : mapping of metric to mapping of task to float
+        The same before the first trial.
     threshold : float
         Novelty beyond which that share falls to zero.
     noise_share : mapping of metric to mapping of task to float
@@ -98,6 +100,7 @@ class Caution:
     """
 
     shrink: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    opening: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     threshold: float = 1.0
     noise_share: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     calibration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -148,7 +151,8 @@ class Parts:
             share = np.array([shrink.get(task, shrink.get("", 1.0)) for task in self.tasks[table.rows]])
             heads[metric] = head = _fit_head(self.common, table, directions, self.held_out, share=share)
             head.settings |= {
-                "shrink": dict(shrink), "threshold": caution.threshold,
+                "shrink": dict(shrink), "opening": dict(caution.opening.get(metric, {})),
+                "threshold": caution.threshold,
                 "noise_share": dict(caution.noise_share.get(metric, {})),
                 "calibration": dict(caution.calibration.get(metric, {})),
             }  # fmt: skip

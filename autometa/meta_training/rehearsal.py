@@ -48,14 +48,16 @@ class Case:
     ----------
     group, task : str
     novelty : float
-    gains : ndarray of shape (len(SHARES),)
-        What choosing by the forecast at each share gained over choosing by the portfolio, in normalised units.
+    choice, search : ndarray of shape (len(SHARES),)
+        What following the forecast at each share gained over following the portfolio, in normalised units: in a single
+        choice, and on average over the first five trials of a search.
     """
 
     group: str
     task: str
     novelty: float
-    gains: Floats
+    choice: Floats
+    search: Floats
 
 
 def rehearse(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> Caution:
@@ -75,24 +77,28 @@ def rehearse(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> 
     for train, test in meta_dataset.split_by_group(options.n_rehearsals, seed=seed + 1):
         acts.append((learn(train, seed, options), test))
     cases = [_case(act) for parts, test in acts for act in _acts(parts, test, Caution(), first_only=True)]
-    shrink = dict.fromkeys(meta_dataset.metrics, _shrink(cases))
-    threshold = _threshold(cases, _shrink(cases))
-    caution = Caution(shrink, threshold)
+    single, lasting = _shrink(cases, "choice"), _shrink(cases, "search")
+    threshold = _threshold(cases, single)
+    shrink, opening = (dict.fromkeys(meta_dataset.metrics, shares) for shares in (lasting, single))
+    caution = Caution(shrink, opening, threshold)
     noise = _noise_shares(pd.concat([_told(parts, test, caution) for parts, test in acts], ignore_index=True))
-    caution = Caution(shrink, threshold, noise)
+    caution = replace(caution, noise_share=noise)
     errors = pd.concat([_errors(parts, test, caution) for parts, test in acts], ignore_index=True)
     scores = errors[errors["metric"] != ""]
     calibration = {str(metric): _by_task(part) for metric, part in scores.groupby("metric", sort=False)}
     timed = errors[errors["metric"] == ""]
     seconds = _by_task(timed, by_task=False) if len(timed) else {}
-    report = {"shrink": shrink, "threshold": threshold, "noise_share": noise, "gains": _gain_report(cases)}
-    return Caution(shrink, threshold, noise, calibration, seconds, report)
+    report = {
+        "shrink": lasting, "opening": single, "threshold": threshold, "noise_share": noise,
+        "gains": {kind: _gain_report(cases, kind) for kind in ("choice", "search")},
+    }  # fmt: skip
+    return replace(caution, calibration=calibration, seconds=seconds, report=report)
 
 
 def _case(act: _Act) -> Case:
-    """Half of the gain is that of a single choice, half that of the first five trials of a search."""
+    """The gains on one dataset, from a belief that trusts its forecast in full."""
     prior, value = act.belief.prior, _value(act.raw, act.error)
-    gains = choice_gains(act.portfolio, prior.mean - act.portfolio, value)
+    choice = choice_gains(act.portfolio, prior.mean - act.portfolio, value)
     found = []
     for share in SHARES:
         mean = act.portfolio + share * (prior.mean - act.portfolio)
@@ -100,7 +106,7 @@ def _case(act: _Act) -> Case:
         for _ in range(min(_N_TRIALS, len(value))):
             belief = _tried(belief, act)
         found.append(float(np.maximum.accumulate(value[list(belief.tried)]).mean()))
-    return Case(act.group, act.task, prior.novelty, 0.5 * gains + 0.5 * (np.array(found) - found[0]))
+    return Case(act.group, act.task, prior.novelty, choice, np.array(found) - found[0])
 
 
 def _measured(test: MetaDataset, metric: str, model: MetaModel) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -139,16 +145,16 @@ def choice_gains(portfolio: Floats, residual: Floats, value: Floats, seed: int =
     return np.asarray(found - found[0])
 
 
-def _shrink(cases: Sequence[Case]) -> dict[str, float]:
+def _shrink(cases: Sequence[Case], kind: str) -> dict[str, float]:
     """Task -> the share with the best gain less a quarter of its standard error, averaged over bootstraps by group.
 
     A task's gains are drawn to those of all tasks. The average over bootstraps keeps a choice among nearly equal
     shares from being a toss.
     """
     result: dict[str, float] = {}
-    everywhere, rng = _group_gains(cases).mean(axis=0), np.random.default_rng(0)
+    everywhere, rng = _group_gains(cases, kind).mean(axis=0), np.random.default_rng(0)
     for task in sorted({case.task for case in cases}):
-        own = _group_gains([c for c in cases if c.task == task])
+        own = _group_gains([c for c in cases if c.task == task], kind)
         n, error = len(own), own.std(axis=0) / np.sqrt(max(len(own) - 1, 1))
         draws = own[rng.integers(n, size=(_N_BOOTSTRAPS, n))].mean(axis=1)  # (bootstraps, S)
         mean = (n * (draws - _CAUTION * error) + _BORROWED * everywhere) / (n + _BORROWED)
@@ -156,11 +162,11 @@ def _shrink(cases: Sequence[Case]) -> dict[str, float]:
     return {"": float(np.median(list(result.values())))} | result
 
 
-def _group_gains(cases: Sequence[Case]) -> Floats:
+def _group_gains(cases: Sequence[Case], kind: str) -> Floats:
     """Mean gain of each group at each share, shape (n_groups, len(SHARES))."""
     by_group: dict[str, list[Floats]] = {}
     for case in cases:
-        by_group.setdefault(case.group, []).append(case.gains)
+        by_group.setdefault(case.group, []).append(getattr(case, kind))
     return np.array([np.mean(values, axis=0) for values in by_group.values()])
 
 
@@ -171,7 +177,7 @@ def _threshold(cases: Sequence[Case], shrink: Mapping[str, float]) -> float:
         result: dict[str, list[float]] = {}
         for case in cases:
             share = shrink[case.task] * fade(case.novelty, threshold)
-            result.setdefault(case.group, []).append(float(np.interp(share, SHARES, case.gains)))
+            result.setdefault(case.group, []).append(float(np.interp(share, SHARES, case.choice)))
         return result
 
     usual, best, choice = gains(_DEFAULT_THRESHOLD), 0.0, _DEFAULT_THRESHOLD
@@ -307,11 +313,11 @@ def _calibrate(errors: pd.DataFrame) -> dict[str, Any]:
     return Calibration(tuple(stages), np.array(rows)).spec
 
 
-def _gain_report(cases: Sequence[Case]) -> dict[str, Any]:
+def _gain_report(cases: Sequence[Case], kind: str) -> dict[str, Any]:
     """Mean gain and standard error at each share, by task."""
     result = {}
     for task in sorted({case.task for case in cases}):
-        gains = _group_gains([c for c in cases if c.task == task])
+        gains = _group_gains([c for c in cases if c.task == task], kind)
         mean, error = gains.mean(axis=0), gains.std(axis=0) / np.sqrt(max(len(gains) - 1, 1))
         result[task] = {"shares": list(SHARES), "gain": mean.round(4).tolist(), "error": error.round(4).tolist()}
     return result

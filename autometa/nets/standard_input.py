@@ -32,7 +32,7 @@ class StandardInput(NetInput):
         Columns after the codes.
     category_sizes : sequence of int
         Number of codes of each leading column.
-    max_outputs : int, default 60
+    max_outputs : int, default 150
 
     Shape
     -----
@@ -49,7 +49,7 @@ class StandardInput(NetInput):
     factor: Tensor
     columns: Tensor | None
 
-    def __init__(self, n_numeric: int, category_sizes: Sequence[int] = (), *, max_outputs: int = 60) -> None:
+    def __init__(self, n_numeric: int, category_sizes: Sequence[int] = (), *, max_outputs: int = 150) -> None:
         super().__init__()
         self.category_sizes = list(category_sizes)
         n_columns = sum(_n_indicators(size) for size in category_sizes) + n_numeric

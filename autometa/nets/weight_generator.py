@@ -20,7 +20,9 @@ from autometa.nets._tokens import N_CHANNELS, PENALTIES, Grid, GridBlock, pool_c
 from autometa.nets.batched import HIDDEN, call_batched, make_child, task_losses
 
 MAX_CLASSES = 10
-MAX_FEATURES = 60
+MAX_FEATURES = 150
+"""More than the 60 of the training: statistics carry over, and on wide tables more columns told more."""
+
 MAX_ROWS = 5_000
 N_STEPS = 5
 """Gradient steps for which rates are generated."""
@@ -76,7 +78,7 @@ class WeightGenerator(nn.Module):
     Raises
     ------
     FamilyUnavailable
-        In :meth:`forward`: more than 10 classes, 60 features or 5,000 rows.
+        In :meth:`forward`: more than 10 classes, 150 features or 5,000 rows.
 
     References
     ----------

@@ -203,9 +203,9 @@ def report(file: Path, label: str = "") -> None:
             print(f"| {told} | {table[arm].mean():.3f} | {interval((table[arm] - ours).to_numpy())} |")
         target = part[part["arm"] == "generated" + label].set_index(["name", "seed"])["loss"]
         shown = curves[curves["name"].isin(table.index)]
-        print(f"\nSteps of a random net until it is as good: at its best fixed rate "
-              f"{steps_needed(shown, target, slice(rate, rate + 1))}; "
-              f"at the rate that gets there first on the test rows {steps_needed(shown, target, slice(None))}.")  # fmt: skip
+        fixed, fastest = (steps_needed(shown, target, rates) for rates in (slice(rate, rate + 1), slice(None)))
+        print(f"\nSteps of a random net until it is as good, at its best fixed rate: {fixed}.")
+        print(f"At the rate that gets there first on the test rows: {fastest}.")
         seconds = part.loc[part["arm"] == "generated" + label, "seconds"]
         print(f"CPU milliseconds of generation, steps and prediction: median {1e3 * seconds.median():.0f}.")
     _report_race(rows)

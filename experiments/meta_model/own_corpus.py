@@ -182,7 +182,7 @@ def same_machine(belief: Belief) -> Belief:
 def full_trust(model: MetaModel, metric: str) -> MetaModel:
     """The same model, its forecasts neither shrunk nor faded for novel datasets."""
     head = model.head(metric)
-    head.settings = {**head.settings, "shrink": {}, "threshold": 1.0}
+    head.settings = {**head.settings, "shrink": {}, "opening": {}, "threshold": 1.0}
     return model
 
 
