@@ -67,7 +67,7 @@ class Rival:
         >>> rival.verdict([0.89])
         ''
         >>> rival.verdict([0.7])
-        'It would most likely end far behind the best: -0.2 accuracy after 1 of 5 folds.'
+        'It would most likely end far behind the best: 0.2 worse in accuracy after 1 of 5 folds.'
         """
         done, total = len(scores), len(self.scores)
         if not 0 < done < total or total < 3 or not self.noise > 0:
@@ -82,7 +82,8 @@ class Rival:
         error = math.sqrt(variance * (1 / done + 1 / rest)) * rest / total
         if float(stdtr(freedom, (mean + _SLACK * self.noise) / error)) >= _PRUNED_BELOW:
             return ""
-        return f"It would most likely end far behind the best: {mean:.2g} {self.metric} after {done} of {total} folds."
+        behind = f"{-mean:.4g} worse in {self.metric} after {done} of {total} folds"
+        return f"It would most likely end far behind the best: {behind}."
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,6 +92,13 @@ class SearchSpace(Mapping[str, BaseDistribution]):
             if not allowed:
                 raise ValueError(f"The hyperparameter {name!r} must lie in {d}. Got {config[name]!r} instead.")
 
+    def canonical(self, config: Config) -> dict[str, Any]:
+        """The same configuration with values of the types that Optuna gives back, in the order of the space.
+
+        JSON turns 1.0 into 1; candidates are equal when their canonical configurations are.
+        """
+        return {name: d.to_external_repr(d.to_internal_repr(config[name])) for name, d in self.items()}
+
     def encode(self, config: Config) -> NDArray[np.float64]:
         """Unit vector of a configuration, shape (n_dims,). Values outside the range are clipped to it."""
         parts = [_encode(d, config[name]) for name, d in self.items()]

@@ -372,12 +372,13 @@ def _stand_in(dataset: Dataset, model: MetaModel) -> str:
 
 def _family_pool(family: ModelFamily, model: MetaModel | None) -> list[Candidate]:
     """The configurations that the meta-model has seen of a family, or its default."""
-    default = family.default_candidate()
+    space = family.search_space
+    default = Candidate(family.name, space.canonical(family.default_config))
     if model is None:
         return [default]
     configs = [config for name, config in model.pool.candidates if name == family.name]
     valid = [config for config in configs if _is_valid(family, config)]
-    seen = [Candidate(family.name, {name: config[name] for name in family.search_space}) for config in valid]
+    seen = [Candidate(family.name, space.canonical(config)) for config in valid]
     return list(dict.fromkeys([default, *seen])) if seen else [default]
 
 

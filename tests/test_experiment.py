@@ -465,6 +465,9 @@ def test_methods_are_measured_on_raw_tables_beside_candidates(tmp_path):
     rows = frame_of(path)
     methods = rows[rows["family"].str.startswith("method_")]
     assert set(methods["family"]) == {"method_default", "method_select", "method_fit"}
+    options = methods.groupby("family")["config"].first().map(json.loads)
+    assert options["method_default"] == {"family": "lightgbm", "folds": 2}
+    assert options["method_select"] == {"folds": 1}
     fits = methods[methods["family"] == "method_fit"]
     assert (fits["fit_seconds"].map(lambda values: values[0]) > 0.5).all()
     assert set(fits["score_accuracy"].map(lambda values: 0 if values is None else len(values))) <= {0, 1}

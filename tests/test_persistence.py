@@ -665,3 +665,16 @@ def test_a_model_is_served_without_torch_and_optuna(tmp_path, name):
         [sys.executable, "-c", code, str(artefact)], capture_output=True, text=True, check=True, timeout=120
     )
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_the_constant_of_a_search_without_a_model_is_saved(tmp_path, task):
+    from sklearn.dummy import DummyClassifier, DummyRegressor
+
+    frame = table()
+    dataset = Dataset.from_arrays(frame, target(frame, task), task=task)
+    encoder, matrix = encode_dataset(dataset, "tree")
+    model = (DummyClassifier() if dataset.task.is_classification else DummyRegressor()).fit(matrix, dataset.y)
+    predictor = make_predictor(dataset, (Member("constant", {}, "tree", (model,)),), encoders={"tree": encoder})
+    loaded = load(save(predictor, tmp_path / "model"))
+    assert np.array_equal(loaded.predict_raw(frame), predictor.predict_raw(frame))

@@ -173,3 +173,10 @@ def test_optuna_trials_are_asked_under_the_prefix(seed):
     assert trial.params == {f"model.{name}": value for name, value in config.items()}
     fixed = optuna.trial.FixedTrial({f"model.{name}": value for name, value in config.items()})
     assert SPACE.suggest(fixed, prefix="model.") == config
+
+
+def test_canonical_configurations_survive_json():
+    space = SearchSpace({"C": FloatDistribution(0.1, 10.0), "k": IntDistribution(1, 9)})
+    read = json.loads('{"k": 3, "C": 1}')
+    assert space.canonical(read) == {"C": 1.0, "k": 3}
+    assert json.dumps(space.canonical(read)) == '{"C": 1.0, "k": 3}'

@@ -175,3 +175,9 @@ def test_data_errors_are_value_errors():
 def test_plot_returns_axes(selection):
     pytest.importorskip("matplotlib").use("Agg")
     assert selection.plot().get_xlabel().startswith("forecast log_loss")
+
+
+def test_no_candidate_is_listed_twice(selection):
+    keys = [(c.family, tuple(sorted((k, str(v)) for k, v in c.config.items()))) for c in selection.candidates]
+    values = [(c.family, frozenset(c.config.items())) for c in selection.candidates]
+    assert len(set(values)) == len(values) == len(set(keys))

@@ -75,10 +75,10 @@ class Select(Method):
     """The best candidate of :func:`autometa.select`, fitted once with nothing tuned."""
 
     name = "method_select"
-    default_config: ClassVar[Mapping[str, Any]] = {"family": "lightgbm", "folds": 100}
+    default_config: ClassVar[Mapping[str, Any]] = {"folds": 100}
 
     def estimator(self, dataset: Dataset, config: Mapping[str, Any], seed: int) -> Any:
-        return select(dataset, families=[config["family"]], meta_model="none", random_state=seed).best.build()
+        return select(dataset, random_state=seed).best.build()
 
 
 class Default(Method):

@@ -132,7 +132,7 @@ def generate_net(
 ) -> MLP:  # fmt: skip
     """A net whose weights were generated from rows and moved by the generated steps.
 
-    A clear rule for tables beyond what the generator reads: of more than 150 columns (categories count for each of their
+    A clear rule for tables beyond what the generator reads: of more than 150 columns (a category counts for each of its
     levels) the 150 that vary most are kept (:class:`autometa.nets.standard_input.StandardInput`); of more than 5,000
     rows a seeded sample is read. Sample weights are not looked at.
 

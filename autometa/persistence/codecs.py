@@ -27,6 +27,8 @@ Files = Mapping[str, bytes]
 
 _PLAIN = {
     "CalibratedClassifierCV": "sklearn.calibration",
+    "DummyClassifier": "sklearn.dummy",
+    "DummyRegressor": "sklearn.dummy",
     "ElasticNet": "sklearn.linear_model",
     "GaussianNB": "sklearn.naive_bayes",
     "KernelClassifier": "autometa.families._estimators",

@@ -40,7 +40,7 @@ class Spaces(Mapping[str, SearchSpace]):
         self._spaces = dict(spaces)
         given = defaults or {}
         self.defaults = {
-            name: Candidate(name, self._canonical(space, {**_middle(space), **given.get(name, {})}))
+            name: Candidate(name, space.canonical({**_middle(space), **given.get(name, {})}))
             for name, space in self._spaces.items()
         }
         self.n_dims = len(self._spaces) + sum(space.n_dims for space in self._spaces.values())
@@ -102,11 +102,11 @@ class Spaces(Mapping[str, SearchSpace]):
             if fitted is MISSING:
                 return None
             config[name] = fitted
-        return Candidate(family, self._canonical(space, config))
+        return Candidate(family, space.canonical(config))
 
     def canonical(self, candidate: Candidate) -> Candidate:
         """The same candidate with values as Optuna gives them back, so that equal ones have equal keys."""
-        return Candidate(candidate.family, self._canonical(self[candidate.family], candidate.config))
+        return Candidate(candidate.family, self[candidate.family].canonical(candidate.config))
 
     def is_valid(self, candidate: Candidate) -> bool:
         """Whether a candidate lies in its family's space."""
@@ -138,10 +138,6 @@ class Spaces(Mapping[str, SearchSpace]):
 
     def _plain(self, params: Mapping[str, Any], name: str) -> Any:
         return params.get(name, MISSING) if len(self) == 1 else MISSING
-
-    @staticmethod
-    def _canonical(space: SearchSpace, config: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: d.to_external_repr(d.to_internal_repr(config[name])) for name, d in space.items()}
 
 
 def _middle(space: SearchSpace) -> dict[str, Any]:
