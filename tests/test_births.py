@@ -100,8 +100,8 @@ def test_wide_and_long_tables_are_read_by_the_rule(generator):
 
 
 def test_too_many_classes_are_refused(generator):
-    with pytest.raises(FamilyUnavailable, match="at most 10 classes"):
-        generate_net(make_rows(200, 11), (), 11, generator=generator)
+    with pytest.raises(FamilyUnavailable, match="at most 32 classes"):
+        generate_net(make_rows(200, 33), (), 33, generator=generator)
 
 
 def test_below_a_hundred_rows_there_is_no_race(generator):
@@ -151,10 +151,10 @@ class _Oracle(nn.Module):
 
 def test_where_nothing_can_be_generated_the_random_birth_runs(generator):
     for n in (90, 330):
-        task = make_task(make_rows(n, 11), 11)
+        task = make_task(make_rows(n, 33), 33)
         net, result, report = run(task, generator)
         assert report.winner == RANDOM
-        assert "at most 10 classes" in report.reason
+        assert "at most 32 classes" in report.reason
         assert result.n_steps > 0
         assert torch.isfinite(net(task.rows.x)).all()
 

@@ -11,6 +11,7 @@ from autometa.data import as_dataset
 from autometa.exceptions import ArtefactError, FamilyUnavailable
 from autometa.meta_training.generation import GenerationOptions, generator_losses, train_weight_generator
 from autometa.meta_training.generation_tasks import (
+    TRAINED_CLASSES,
     TRAINED_FEATURES,
     GeneratorTasks,
     RealTables,
@@ -271,7 +272,7 @@ def test_shapes_stay_within_the_limits():
     assert min(s.n_context for s in shapes) >= 16
     assert max(s.n_features for s in shapes) <= TRAINED_FEATURES
     assert {s.n_classes for s in shapes} >= {0, 2, 3, 9}
-    assert max(s.n_classes for s in shapes) <= MAX_CLASSES
+    assert max(s.n_classes for s in shapes) <= TRAINED_CLASSES
 
 
 def real_source(name: str, n_classes: int, n: int = 300, d: int = 9) -> TableSource:

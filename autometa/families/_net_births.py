@@ -150,7 +150,7 @@ def generate_net(
     Raises
     ------
     FamilyUnavailable
-        More than 10 classes, or the shipped generator cannot be read.
+        More than 32 classes, or the shipped generator cannot be read.
     """
     if n_classes > MAX_CLASSES:
         raise FamilyUnavailable(f"Weights can be generated for at most {MAX_CLASSES} classes. Got {n_classes}.")

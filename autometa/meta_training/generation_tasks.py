@@ -14,11 +14,10 @@ from torch import Tensor
 from autometa.data import Dataset
 from autometa.meta_training.synthetic_tables import Dice, draw_tables
 from autometa.nets.standard_input import column_scales, expand_categories, standardise
-from autometa.nets.weight_generator import MAX_CLASSES
 from autometa.preprocessing import encode_dataset
 
-TRAINED_FEATURES = 60
-"""Most columns of a task; more cost more than they teach."""
+TRAINED_CLASSES, TRAINED_FEATURES = 10, 60
+"""Most classes and columns of a task; more cost more than they teach."""
 
 _MIN_CLASS_ROWS = 8
 _MAX_TASKS = 96
@@ -89,7 +88,7 @@ def draw_shape(dice: Dice, cost: float = 600.0) -> TaskShape:
     if dice.chance(0.22):
         n_classes = 0
     else:
-        n_classes = 2 if dice.chance(0.45) else 3 + int((MAX_CLASSES - 2) * float(dice.uniform(1)) ** 1.6)
+        n_classes = 2 if dice.chance(0.45) else 3 + int((TRAINED_CLASSES - 2) * float(dice.uniform(1)) ** 1.6)
     n_context = max(n_context, 4 * n_classes)
     task_cost = 2.5 + 8e-4 * n_context * n_features + 0.045 * (n_classes or 5) * n_features
     return TaskShape(int(np.clip(cost / task_cost, 2, _MAX_TASKS)), n_context, _QUERY_ROWS, n_features, n_classes)

@@ -20,6 +20,7 @@ from tables import load_sources
 from autometa.collection import load_collection
 from autometa.meta_training.generation import GenerationOptions, train_weight_generator
 from autometa.meta_training.generation_tasks import (
+    TRAINED_CLASSES,
     TRAINED_FEATURES,
     GeneratorTasks,
     TableSource,
@@ -28,7 +29,6 @@ from autometa.meta_training.generation_tasks import (
     draw_synthetic,
 )
 from autometa.meta_training.synthetic_tables import Dice
-from autometa.nets.weight_generator import MAX_CLASSES
 
 _SIZES = {32: 4, 128: 2, 512: 1}
 _SYNTHETIC = ((32, 4, 2), (32, 10, 3), (64, 6, 5), (64, 16, 2), (128, 5, 3), (128, 10, 2), (128, 12, 10),
@@ -42,7 +42,7 @@ def held_out_tasks(sources: list[TableSource]) -> list[GeneratorTasks]:
         for n_context, n_draws in _SIZES.items():
             n_query = min(256, len(source.y) - n_context)
             if n_query >= 64 and n_context >= 3 * source.n_classes:
-                n_features, n_classes = min(source.x.shape[1], TRAINED_FEATURES), min(source.n_classes, MAX_CLASSES)
+                n_features, n_classes = min(source.x.shape[1], TRAINED_FEATURES), min(source.n_classes, TRAINED_CLASSES)
                 shape = TaskShape(n_draws, n_context, n_query, n_features, n_classes)
                 found.append(cut_tasks([source] * n_draws, shape, np.random.default_rng(n_context)))
     return [batch for batch in found if batch is not None and len(batch)]
