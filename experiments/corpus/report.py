@@ -141,6 +141,7 @@ def plot(report: dict[str, Any], cells: pd.DataFrame, folder: Path) -> None:
             curve = report["regret"][name]["curve"]
             axes.plot(range(1, len(curve) + 1), curve, marker=".", label=name)
     axes.set(xlabel="trials", ylabel="normalised regret", title="Greedy portfolio on unseen groups of datasets", ylim=0)
+    axes.set_xticks([1, 5, 10, 15, 20])
     axes.legend()
     figure.savefig(folder / "portfolio_regret.svg", metadata={"Date": None})
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
