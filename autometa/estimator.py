@@ -145,7 +145,8 @@ class _AutoMeta(BaseEstimator):
             first = first_model(evaluator, metric, budget)
             ranking, later = in_background(
                 partial(
-                    select, dataset, metric=metric, families=families, meta_model=self.meta_model, random_state=seed
+                    select, dataset, metric=metric, families=families, meta_model=self.meta_model, random_state=seed,
+                    this_machine=self.budget_unit == "seconds",
                 ),
                 dataset.n_rows,
             )  # fmt: skip

@@ -217,6 +217,7 @@ def select(
     families: Iterable[str | ModelFamily] | None = None,
     meta_model: MetaModel | str | Path | None = None,
     random_state: int = 0,
+    this_machine: bool = True,
     **options: Any,
 ) -> Selection:
     """Rank model families and configurations for a dataset; nothing is fitted but landmarkers.
@@ -235,6 +236,9 @@ def select(
         ``None``: the one that comes with the library; ``"none"``: no meta-knowledge, defaults in a fixed order.
     random_state : int, default=0
         Seed of the subsampling inside the meta-features.
+    this_machine : bool, default=True
+        Forecast seconds for this machine, whose speed the landmarkers have measured; ``False``: for the machine of the
+        corpus, the same in every run.
     **options
         ``task``, ``groups``, ``time``, ``sample_weight``, ``name``: see :meth:`Dataset.from_arrays`.
 
@@ -268,11 +272,11 @@ def select(
     pool = [replace(c, builder=_builder(dataset, usable)) for c in pool]
     selection = Selection(tuple(pool), dataset.name, resolved, usable, features)
     if model is not None:
-        selection = _ranked(selection, model, dataset)
+        selection = _ranked(selection, model, dataset, this_machine)
     return replace(selection, seconds=time.perf_counter() - started)
 
 
-def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selection:
+def _ranked(selection: Selection, model: MetaModel, dataset: Dataset, this_machine: bool) -> Selection:
     """Candidates sorted by the belief of the meta-model, with forecasts."""
     known = set(model.pool.families)
     metric = selection.metric.name if selection.metric.name in model.metrics else _stand_in(dataset, model)
@@ -283,7 +287,7 @@ def _ranked(selection: Selection, model: MetaModel, dataset: Dataset) -> Selecti
         return replace(selection, notes=("None of these families is known to the meta-model.",))
     series = selection.meta_features.to_series()
     series["task"] = str(dataset.task)
-    speed = selection.meta_features.machine_seconds
+    speed = selection.meta_features.machine_seconds if this_machine else None
     belief = model.belief(series, met, metric=metric, machine_seconds=speed)
     same_scale = metric == selection.metric.name
     shown = _within_range(belief, selection.metric)[0] if same_scale else belief.mean

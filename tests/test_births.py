@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_wine
+from sklearn.metrics import log_loss
 from torch import nn
 
 from autometa.exceptions import FamilyUnavailable, TrainingDiverged
@@ -222,3 +224,15 @@ def test_a_missing_shipped_generator_is_named(monkeypatch, tmp_path):
     with pytest.raises(FamilyUnavailable, match="cannot be used"):
         _net_births.shipped_generator()
     _net_births.shipped_generator.cache_clear()
+
+
+def test_the_shipped_generator_knows_a_real_table_from_eighty_rows():
+    """Wine, of no group that it was trained on; a constant has a log loss of 1.09."""
+    X, y = load_wine(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(y))
+    train, test = order[:80], order[80:]
+    scaled = ((X - X[train].mean(0)) / X[train].std(0)).astype(np.float32)
+    model = NetClassifier(config={"init": "generated"}).fit(scaled[train], y[train])
+    assert model.birth_.winner == OWN_STEPS
+    assert log_loss(y[test], model.predict_proba(scaled[test])) < 0.2
+    assert "wine" not in _net_births.shipped_generator().card["groups"]

@@ -47,7 +47,15 @@ def test_arrows_fall():
 
 def test_torch_and_optuna_are_named_only_where_they_belong():
     allowed = {
-        "torch": {"nets", "gradient", "meta_model", "meta_training", "families", "fine_tuning.py", "meta_initializer.py"},
+        "torch": {
+            "nets",
+            "gradient",
+            "meta_model",
+            "meta_training",
+            "families",
+            "fine_tuning.py",
+            "meta_initializer.py",
+        },  # fmt: skip
         "optuna": {"search_space.py", "tuning", "families"},
     }
     for file in (ROOT / "autometa").rglob("*.py"):

@@ -96,8 +96,8 @@ def test_a_table_unlike_all_known_ones_is_drawn_to_the_portfolio():
     values = np.where(rng.random((60, 1500)) < 0.6, np.nan, np.exp(30 * rng.normal(size=(60, 1500))))
     odd = pd.DataFrame(values).add_prefix("c").assign(target=rng.choice(list("abcdefghijkl"), 60))
     selection = select(odd, target="target")
-    assert selection.novelty == 1.0
-    assert selection.trust == 0.0
+    assert selection.novelty > 0.98
+    assert selection.trust < 0.2
     assert any("drawn to what is best on average" in note for note in selection.notes)
     assert "drawn to what is best on average" in selection.explain()
 

@@ -230,10 +230,9 @@ def _report_numeric(rows: pd.DataFrame) -> None:
     part = rows[rows["arm"].str.startswith("numeric, ")] if "error" in rows else rows[:0]
     for size, some in part.groupby("size"):
         table = some.pivot_table(index="name", columns="arm", values="error").dropna()
-        ours = table["numeric, generated"]
-        print(
-            f"\n## Regression, {size} rows: {len(table)} tables\n\n| arm | error | arm less generated |\n|---|---|---|"
-        )
+        ours = table.pop("numeric, generated")
+        print(f"\n## Regression, {size} rows: {len(table)} tables\n\n| arm | error | arm less generated |")
+        print(f"|---|---|---|\n| generated + 5 own steps | {ours.mean():.3f} | |")
         for arm in table.columns:
             print(f"| {arm} | {table[arm].mean():.3f} | {interval((table[arm] - ours).to_numpy())} |")
 
