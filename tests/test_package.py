@@ -55,7 +55,7 @@ def test_torch_and_optuna_are_named_only_where_they_belong():
             "families",
             "fine_tuning.py",
             "meta_initializer.py",
-        },  # fmt: skip
+        },
         "optuna": {"search_space.py", "tuning", "families"},
     }
     for file in (ROOT / "autometa").rglob("*.py"):

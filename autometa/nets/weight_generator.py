@@ -22,7 +22,7 @@ from autometa.nets.batched import HIDDEN, call_batched, make_child, task_losses
 MAX_CLASSES = 32
 MAX_FEATURES = 150
 """More than the 10 classes and 60 features of the training: statistics carry over (with 11 to 32 classes as good as a
-random forest on 12 real tables; on wide tables more columns told more)."""
+random forest on 11 real tables; on wide tables more columns told more)."""
 
 MAX_ROWS = 5_000
 N_STEPS = 5
