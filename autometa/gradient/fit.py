@@ -100,7 +100,7 @@ class FitResult:
     batch_size : int
         Rows a step at the end: smaller than planned after memory ran out.
     device : str
-    stop_reason : {"n_epochs", "patience", "time_limit", "stopped"}
+    stop_reason : {"n_epochs", "patience", "time_limit", "stopped", "generated"}
     seconds : float
     """
 
