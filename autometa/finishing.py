@@ -190,6 +190,7 @@ class Finisher:
                 reason = f"{len(models)} fold models instead of a new fit: {problem}"
             else:
                 source, reason = "refit", problem
+        reason = "; ".join(filter(None, (reason, _births(models))))
         status = Status.OK if models else Status.TIMEOUT
         seconds = self.budget.elapsed - started
         entry = LedgerEntry(evaluation.candidate, status, source, weight, seconds, started, reason)
@@ -266,6 +267,12 @@ class Finisher:
         status = Status.FAILED if self.first is None else Status.OK
         candidate = None if self.first is None else self.first.candidate
         return LedgerEntry(candidate, status, "refit", started=self.budget.elapsed, reason=note)
+
+
+def _births(models: Sequence[FittedModel]) -> str:
+    """Where the weights of nets came from, each outcome of the race once; empty for other models."""
+    births = (getattr(model.estimator, "birth_", None) for model in models)
+    return "; ".join(dict.fromkeys(str(birth) for birth in births if birth is not None))
 
 
 def _row_ms(member: Member, evaluator: Evaluator) -> float:

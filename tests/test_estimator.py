@@ -324,3 +324,9 @@ def test_interrupt_returns_the_best_so_far(number):
     assert process.returncode == 0
     assert "score 0.9" in out or "score 1" in out
     assert "handler True" in out
+
+
+def test_the_ledger_says_where_the_weights_of_a_net_came_from(iris):
+    X, y = iris
+    model = AutoMetaClassifier(max_trials=1, families=["mlp"], random_state=0).fit(X, y)
+    assert "birth: random" in model.ledger_.entries[-1].reason
