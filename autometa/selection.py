@@ -357,14 +357,18 @@ def _learning_rates(candidate: Candidate, n_rows: float) -> LearningRates:
 
 
 def _within_range(belief: Belief, metric: Metric) -> tuple[Floats, Floats, Floats]:
-    """Mean and calibrated 80 % interval of each forecast, given that a score lies in the range of its metric."""
-    from scipy.stats import truncnorm
+    """Mean and calibrated 80 % interval of each forecast, given that a score lies in the range of its metric.
 
-    mean, std = belief.mean, belief.std
-    low, high = (np.clip(end, metric.worst, metric.best) for end in belief.interval(0.8))
-    if np.isfinite(metric.worst) or np.isfinite(metric.best):
-        ends = (metric.worst - mean) / std, (metric.best - mean) / std
-        mean = np.asarray(truncnorm(*ends, loc=mean, scale=std).mean())
+    An interval that leaves the range is read as that of a Gaussian, of which the part inside the range remains.
+    """
+    from scipy.stats import norm, truncnorm
+
+    low, high = belief.interval(0.8)
+    centre, std = (low + high) / 2, np.maximum(high - low, 1e-12) / (2 * norm.ppf(0.9))
+    inside = truncnorm((metric.worst - centre) / std, (metric.best - centre) / std, loc=centre, scale=std)
+    cut = (low < metric.worst) | (high > metric.best)
+    mean = np.where(cut, inside.mean(), belief.mean) if cut.any() else belief.mean
+    low, high = np.where(cut, inside.ppf(0.1), low), np.where(cut, inside.ppf(0.9), high)
     return mean, np.minimum(low, mean), np.maximum(high, mean)
 
 
