@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,8 @@ from autometa.meta_features import VERSION as FEATURES_VERSION
 from autometa.meta_features import extract
 from autometa.metrics import METRICS
 from autometa.records import Evaluation
+from autometa.versions import RESULT_LIBRARIES, installed_versions
 from autometa.workers import shared_workers
-
-_PACKAGES = (
-    "autometa-ml",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "lightgbm",
-    "xgboost-cpu",
-    "xgboost",
-    "catboost",
-    "torch",
-)
 
 
 @dataclass(frozen=True)
@@ -151,13 +139,7 @@ def _load_per_core() -> float:
 @lru_cache(maxsize=1)
 def _versions() -> str:
     """JSON of the versions that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return json.dumps(found)
+    return json.dumps({"python": platform.python_version(), **installed_versions(RESULT_LIBRARIES)})
 
 
 @lru_cache(maxsize=1)

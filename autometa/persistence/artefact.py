@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from autometa.persistence.sealed_files import (
 from autometa.persistence.sealed_files import read_manifest as _read_manifest
 from autometa.persistence.states import from_files, pack, to_files, unpack
 from autometa.predictor import Column, Member, Predictor
+from autometa.versions import installed_versions
 
 FORMAT = "autometa-model"
 FORMAT_VERSION = 2
@@ -267,13 +267,7 @@ def _versions(codecs: Iterable[str]) -> dict[str, str]:
         "pandas",
         *dict.fromkeys(name for codec in sorted(codecs) for name in _LIBRARIES[codec]),
     ]
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in wanted:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": ".".join(map(str, sys.version_info[:3])), **installed_versions(wanted)}
 
 
 def _check_format(manifest: Mapping[str, Any]) -> None:

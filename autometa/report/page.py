@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
-from importlib import metadata, resources
+from importlib import resources
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from autometa.html import text_of
 from autometa.predictor import Predictor
 from autometa.report.charts import WIDTH, all_charts
 from autometa.report.facts import Facts, facts_of
+from autometa.versions import RESULT_LIBRARIES, installed_versions
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,17 +26,6 @@ _SECTIONS = (
 _ENDINGS = {"pruned": "given up early", "timeout": "ran out of time", "memory": "ran out of memory"}
 _ADAPTED = " It was then adapted to a few later rows; the scores on this page are from before."
 _TASKS = {"binary": "Two classes", "multiclass": "Several classes", "regression": "Regression"}
-_LIBRARIES = (
-    "autometa-ml",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "lightgbm",
-    "xgboost-cpu",
-    "xgboost",
-    "catboost",
-    "torch",
-)
 
 
 def write_report(predictor: Predictor, path: str | PathLike[str], *, records: Mapping[str, Any] | None = None) -> Path:
@@ -72,7 +62,7 @@ def render(predictor: Predictor, *, records: Mapping[str, Any] | None = None) ->
     facts = facts_of(predictor, predictor.records if records is None else records)
     for member in facts.members:
         member["share_text"] = f"{member['share']:.0%}"
-    versions = dict(facts.libraries) or _installed()
+    versions = dict(facts.libraries) or installed_versions(RESULT_LIBRARIES)
     data = facts.data
     n_rows = max(1, data.get("n_rows", 1))
     return _environment().get_template("page.html").render(
@@ -220,13 +210,3 @@ def _code(facts: Facts) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _installed() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 
 from autometa.data import TaskType
+from autometa.experiment.simulation import FLOOR, greedy_portfolio, incumbent_curve
 from autometa.family import Candidate
 from autometa.meta_dataset import MetaDataset, candidate_key
 from autometa.meta_model import Belief, MetaModel
@@ -107,18 +108,6 @@ def normalised(held: np.ndarray, spread: float) -> np.ndarray:
     return np.clip((held - np.nanmedian(held)) / max(spread, 1e-9), -1.0, None)
 
 
-def greedy_portfolio(table: np.ndarray, length: int) -> list[int]:
-    """Candidates that together leave the least regret on the training datasets; missing counts as the worst."""
-    filled = np.where(np.isfinite(table), table, -1.0)
-    best, order = np.full(len(table), -9.0), []
-    for _ in range(min(length, table.shape[1])):
-        gain = np.maximum(best[:, None], filled).mean(axis=0)
-        gain[order] = -np.inf
-        order.append(int(gain.argmax()))
-        best = np.maximum(best, filled[:, order[-1]])
-    return order
-
-
 def training_table(world: World, datasets: list[str]) -> np.ndarray:
     rows = [d for d in world.choose.index if d in set(datasets)]
     raw = world.choose.loc[rows].to_numpy()
@@ -186,16 +175,6 @@ def full_trust(model: MetaModel, metric: str) -> MetaModel:
     return model
 
 
-def curve(order: list[int], choose: np.ndarray, value: np.ndarray) -> list[float]:
-    """Normalised score of the incumbent (best so far on the choosing half) after each trial."""
-    out, best = [], -1
-    for index in order:
-        if np.isfinite(choose[index]) and (best < 0 or choose[index] > choose[best]):
-            best = index
-        out.append(float(value[best]) if best >= 0 else -1.0)
-    return out
-
-
 def forecasts(
     belief: Belief, features: pd.Series, world: World, name: str, train: MetaDataset, table: np.ndarray
 ) -> dict[str, float]:
@@ -237,7 +216,7 @@ def run(
         start_of_fold = len(outcomes)
         for world in worlds:
             table = training_table(world, list(train.datasets))
-            portfolio = greedy_portfolio(table, max(KS))
+            portfolio = greedy_portfolio(np.nan_to_num(table, nan=FLOOR), max(KS))
             single = int(np.nanmean(np.where(np.isfinite(table), table, -1.0), axis=0).argmax())
             for name in (d for d in test.datasets if d in world.choose.index):
                 raw, held = world.choose.loc[name].to_numpy(), world.score.loc[name].to_numpy()
@@ -249,15 +228,15 @@ def run(
                 rules = {"n_splits": int(world.n_splits[name]), "limit": limit}
                 order, judgements = believed(belief, raw, error, seconds=seconds, **rules)
                 curves = {
-                    "portfolio": curve(portfolio, raw, value),
-                    "belief": curve(order, raw, value),
+                    "portfolio": incumbent_curve(portfolio, raw, value).tolist(),
+                    "belief": incumbent_curve(order, raw, value).tolist(),
                     "oracle": [float(value[int(np.nanargmax(raw))])] * max(KS),
                     "single": [float(value[single]) if np.isfinite(value[single]) else -1.0] * max(KS),
                 }
                 if plain is not None:
                     start = plain.belief(blind_features(features), world.candidates, metric=world.metric)
                     order, _ = believed(same_machine(start), raw, error, **rules)
-                    curves["belief, no meta-features"] = curve(order, raw, value)
+                    curves["belief, no meta-features"] = incumbent_curve(order, raw, value).tolist()
                 facts = judgements | forecasts(belief, features, world, name, train, table)
                 flat = bool(spread < 2 * np.nanmedian(error) / np.sqrt(2))
                 outcomes.append(
@@ -269,9 +248,9 @@ def run(
                 rules = {"n_splits": int(world.n_splits[outcome.dataset]), "limit": limit}
                 value = normalised(world.score.loc[outcome.dataset].to_numpy(), float(world.spread[outcome.dataset]))
                 start = trusting.belief(meta.meta_features.loc[outcome.dataset], world.candidates, metric=world.metric)
-                outcome.curves["belief, full trust"] = curve(
+                outcome.curves["belief, full trust"] = incumbent_curve(
                     believed(same_machine(start), *row, **rules)[0], row[0], value
-                )
+                ).tolist()
     return outcomes
 
 
