@@ -131,6 +131,17 @@ def test_the_memory_guard_sees_the_peak():
     assert 50 < peak.mb < 500
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux keeps the highest level")
+def test_the_memory_guard_sees_again_what_an_earlier_task_has_freed():
+    peaks = []
+    for _ in range(2):
+        with memory_guard() as peak:
+            blocks = [np.ones(1024) for _ in range(4000)]  # small enough for the allocator to keep
+            del blocks
+        peaks.append(peak.mb)
+    assert all(25 < mb < 60 for mb in peaks)
+
+
 def test_cancelling_a_running_task_kills_its_worker(pool, tmp_path):
     path = tmp_path / "pid"
     future = pool.submit(write_pid_and_sleep, str(path))
