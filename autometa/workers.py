@@ -396,8 +396,9 @@ def _settle(
     future: TaskFuture, inner: Future[bytes], time_limit: float | None, finish: Callable[[Any], Any] | None
 ) -> None:
     """Hand the outcome of pebble's future on to ours, unless that was cancelled."""
-    outcome = _outcome(inner, time_limit)
-    if outcome is None:
+    try:
+        outcome = _outcome(inner, time_limit)
+    except CancelledError:
         future.cancel()
         return
     error: Exception | None = None
@@ -416,11 +417,11 @@ def _settle(
 
 
 def _outcome(inner: Future[bytes], time_limit: float | None) -> Any:
-    """Value of a task, a Failure, or None when it was cancelled."""
+    """Value of a task or a Failure; CancelledError when it was cancelled."""
     try:
         return cloudpickle.loads(inner.result())
     except CancelledError:
-        return None
+        raise
     except TimeoutError:
         return Failure(Status.TIMEOUT, f"It did not finish within the time limit of {time_limit:g} seconds.")
     except ProcessExpired as error:

@@ -195,7 +195,11 @@ def test_warm_up_imports_in_the_background_and_in_replacements(pool):
 
 
 def test_workers_run_one_native_thread(pool):
-    assert pool.submit(os.environ.get, "OMP_NUM_THREADS").result() == "1"
+    assert pool.submit(lambda: os.environ.get("OMP_NUM_THREADS")).result() == "1"
+
+
+def test_a_task_may_return_nothing(pool):
+    assert pool.submit(lambda: None).result() is None
 
 
 def test_closing_cancels_ends_and_cleans():
