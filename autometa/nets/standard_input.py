@@ -13,7 +13,8 @@ from autometa.nets.mlp import NetInput
 MAX_LEVELS = 10
 """Levels of a category that get a column, the most frequent first."""
 
-_CLIP = 5.0
+CLIP = 5.0
+"""Standardised values stay within this."""
 
 
 class StandardInput(NetInput):
@@ -52,7 +53,7 @@ class StandardInput(NetInput):
     def __init__(self, n_numeric: int, category_sizes: Sequence[int] = (), *, max_outputs: int = 150) -> None:
         super().__init__()
         self.category_sizes = list(category_sizes)
-        n_columns = sum(_n_indicators(size) for size in category_sizes) + n_numeric
+        n_columns = sum(n_indicators(size) for size in category_sizes) + n_numeric
         self.n_outputs = min(n_columns, max_outputs)
         self.register_buffer("mean", torch.zeros(1, self.n_outputs))
         self.register_buffer("factor", torch.zeros(1, self.n_outputs))
@@ -74,7 +75,7 @@ class StandardInput(NetInput):
         return raw if self.columns is None else raw[:, self.columns]
 
 
-def _n_indicators(size: int) -> int:
+def n_indicators(size: int) -> int:
     """Columns of a category with this many codes."""
     n_levels = min(size - 1, MAX_LEVELS)
     return 1 if n_levels == 2 else n_levels
@@ -84,7 +85,7 @@ def expand_categories(x: Tensor, category_sizes: Sequence[int]) -> Tensor:
     """Leading category codes as indicators of levels; (N, F) -> (N, D)."""
     parts = []
     for i, size in enumerate(category_sizes):
-        levels = torch.arange(1, 1 + _n_indicators(size), device=x.device)
+        levels = torch.arange(1, 1 + n_indicators(size), device=x.device)
         parts.append(x[:, i, None].long() == levels)  # (N, levels)
     return torch.cat([*(part.to(x.dtype) for part in parts), x[:, len(category_sizes) :]], 1)
 
@@ -100,4 +101,4 @@ def column_scales(x: Tensor) -> tuple[Tensor, Tensor]:
 def standardise(x: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     """Standardised columns, smoothly clipped to (-5, 5)."""
     values = (x - mean) * factor
-    return values / torch.sqrt(1 + (values / _CLIP) ** 2)
+    return values / torch.sqrt(1 + (values / CLIP) ** 2)

@@ -11,6 +11,7 @@ from autometa.exceptions import ArtefactError
 from autometa.onnx_export.graph import Graph
 from autometa.preprocessing import TableEncoder
 from autometa.preprocessing.columns import FLOAT32_MAX
+from autometa.preprocessing.scaling import NET_REACH
 
 
 def add_inputs(graph: Graph, kinds: dict[Any, ColumnKind]) -> dict[Any, str]:
@@ -37,8 +38,6 @@ def add_inputs(graph: Graph, kinds: dict[Any, ColumnKind]) -> dict[Any, str]:
 
 def add_encoder(graph: Graph, encoder: TableEncoder, inputs: dict[Any, str]) -> str:
     """The float32 matrix of an encoder, shape (n_rows, n_columns)."""
-    if encoder.matrix == "net":
-        raise ArtefactError("Nets cannot be exported to ONNX yet: serve the model with 'autometa serve'.")
     numbers = [name for name, kind in encoder.kinds_.items() if kind in (ColumnKind.NUMERIC, ColumnKind.BOOLEAN)]
     categories = [name for name, kind in encoder.kinds_.items() if kind is ColumnKind.CATEGORICAL]
     parts = [_category(graph, encoder, i, inputs[name]) for i, name in enumerate(categories)]
@@ -51,10 +50,10 @@ def add_encoder(graph: Graph, encoder: TableEncoder, inputs: dict[Any, str]) -> 
 
 
 def _category(graph: Graph, encoder: TableEncoder, place: int, text: str) -> str:
-    """Codes as one float column for "tree", as one column per slot for "linear"."""
+    """Codes as one float column for "tree" and "net", as one column per slot for "linear"."""
     levels = encoder.categories_[place]
     n_levels = len(levels)
-    missing, unknown = (n_levels, n_levels + 1) if encoder.matrix == "linear" else (-2, -1)
+    missing, unknown = {"linear": (n_levels, n_levels + 1), "tree": (-2, -1), "net": (-1, -1)}[encoder.matrix]
     code = graph.ml(
         "LabelEncoder", text, keys_strings=[*levels, ""], values_int64s=[*range(n_levels), missing],
         default_int64=unknown,
@@ -62,6 +61,8 @@ def _category(graph: Graph, encoder: TableEncoder, place: int, text: str) -> str
     if encoder.matrix == "tree":
         value, nan = graph.cast(code, np.float32), graph.constant(np.nan, np.float32)
         return graph.add("Where", graph.add("Equal", code, graph.constant(-2, np.int64)), nan, value)
+    if encoder.matrix == "net":
+        return graph.cast(graph.add("Add", code, graph.constant(1, np.int64)), np.float32)
     slots = np.asarray(encoder.slots_[place])
     first = sum(len(names) for names in encoder.slot_names_[:place])
     width = len(encoder.slot_names_[place])
@@ -84,6 +85,8 @@ def _numbers(graph: Graph, encoder: TableEncoder, raw: str) -> list[str]:
     filled = graph.add("Where", absent, graph.constant(scaling.fill), known)
     bounded = _clipped(graph, filled, scaling.lower, scaling.upper)
     scaled = graph.add("Mul", graph.add("Sub", bounded, graph.constant(scaling.center)), graph.constant(scaling.factor))
+    if encoder.matrix == "net":
+        scaled = graph.soft_clip(scaled, NET_REACH)
     parts = [graph.cast(scaled, np.float32)]
     if len(scaling.indicators):
         parts.append(graph.cast(graph.columns(graph.cast(absent, np.int64), scaling.indicators), np.float32))

@@ -15,21 +15,31 @@ from autometa.data import ColumnKind
 from autometa.exceptions import ArtefactError
 from autometa.onnx_export.encoding import add_encoder, add_inputs
 from autometa.onnx_export.graph import Graph
-from autometa.onnx_export.trees import TREE_MODELS
+from autometa.onnx_export.kernels import KERNEL_PROBABILITIES, KERNEL_VALUES, is_single_precision
+from autometa.onnx_export.linear import BAYES_PROBABILITIES, LINEAR_SCORES
+from autometa.onnx_export.neighbors import NEIGHBOR_MODELS
+from autometa.onnx_export.nets import NET_PROBABILITIES, NET_VALUES
+from autometa.onnx_export.trees import TREE_PROBABILITIES, TREE_SCORES
 from autometa.predictor import Member, Predictor
 
-_TOLERANCE = 1e-4
 _CHECKED_ROWS = 256
 _LEAST_PROBABILITY = 1e-9
+_SCORES = {**LINEAR_SCORES, **TREE_SCORES, **KERNEL_VALUES, **NET_VALUES}
+_PROBABILITIES = {
+    **TREE_PROBABILITIES, **BAYES_PROBABILITIES, **KERNEL_PROBABILITIES, **NEIGHBOR_MODELS, **NET_PROBABILITIES,
+}  # fmt: skip
+_MODELS = {**_SCORES, **_PROBABILITIES}
 
 
 def export_onnx(predictor: Predictor, path: str | PathLike[str]) -> Path:
     """Write a model as ONNX: one input a column, outputs ``label`` and ``probabilities``, or ``value``.
 
     Numbers and booleans are float64 inputs of shape (rows, 1), NaN where missing; categories are text, "" where
-    missing, whole numbers without ".0". The encoding is part of the graph. Linear models, forests, histogram boosting,
-    LightGBM and XGBoost can be exported, alone or as an ensemble, adapted or not. Before the file is written, its
-    predictions of 256 made-up rows are compared with those of the model, if onnxruntime is installed.
+    missing, whole numbers without ".0". The encoding is part of the graph. Every family that comes with the library
+    can be exported, alone or as an ensemble, adapted or not; columns of dates or free text cannot, nor CatBoost where
+    it reads categories. Nearest neighbours and support vector machines take training rows along, as their artefacts do.
+    Before the file is written, its predictions of 256 made-up rows are compared with those of the model, if onnxruntime
+    is installed.
 
     Parameters
     ----------
@@ -96,10 +106,10 @@ def to_onnx(predictor: Predictor) -> Any:
 
 def _refuse_unknown(member: Member) -> None:
     for model in member.models:
-        if type(model) not in TREE_MODELS and type(model).__name__ not in _LINEAR:
+        if type(model).__name__ not in _MODELS:
             raise ArtefactError(
-                f"A model of the family {member.family!r} has no form in ONNX here. Fit with families from linear, "
-                "random_forest, extra_trees, hist_gradient_boosting, lightgbm and xgboost, or use 'autometa serve'."
+                f"A model of the family {member.family!r} has no form in ONNX here. Fit with the families that come "
+                "with the library, or use 'autometa serve'."
             )
 
 
@@ -113,41 +123,19 @@ def _member(graph: Graph, member: Member, matrix: str, n_classes: int) -> str:
 
 
 def _model(graph: Graph, model: Any, matrix: str, codes: tuple[int, ...], n_classes: int) -> str:
-    if type(model) in TREE_MODELS:
-        raw = graph.cast(TREE_MODELS[type(model)](graph, model, matrix), np.float64)
-        is_probability = type(model).__name__ == "FrozenForest"
+    name = type(model).__name__
+    if name in _PROBABILITIES and n_classes:
+        found = graph.cast(_PROBABILITIES[name](graph, model, matrix), np.float64)
     else:
-        raw, is_probability = _linear(graph, model, matrix), False
-    if n_classes == 0:
-        return raw
-    found = raw if is_probability else _probabilities(graph, raw, len(codes))
+        raw = graph.cast(_MODELS[name](graph, model, matrix), np.float64)
+        if n_classes == 0:
+            return raw
+        found = graph.probabilities(raw, len(codes))
     if codes == tuple(range(n_classes)):
         return found
     spread = np.zeros((len(codes), n_classes))
     spread[np.arange(len(codes)), list(codes)] = 1.0  # classes that a fold model never saw get nothing
     return graph.add("MatMul", found, graph.constant(spread))
-
-
-def _probabilities(graph: Graph, raw: str, n_classes: int) -> str:
-    """Logistic of one score, or softmax of several."""
-    if n_classes > 2:
-        return graph.add("Softmax", raw, axis=1)
-    second = graph.add("Sigmoid", raw)
-    return graph.concat([graph.add("Sub", graph.constant(1.0), second), second])
-
-
-_LINEAR = ("LogisticRegression", "Ridge", "ElasticNet", "TransformedTargetRegressor")
-
-
-def _linear(graph: Graph, model: Any, matrix: str) -> str:
-    """Scores or values, float64 of shape (n_rows, n_outputs)."""
-    inner, center, scale = model, 0.0, 1.0
-    if type(model).__name__ == "TransformedTargetRegressor":
-        inner, center, scale = model.regressor_, model.transformer_.mean_[0], model.transformer_.scale_[0]
-    weights = np.atleast_2d(np.asarray(inner.coef_, dtype=np.float64)).T * scale  # (n_columns, n_outputs)
-    intercept = np.atleast_1d(np.asarray(inner.intercept_, dtype=np.float64)) * scale + center
-    product = graph.add("MatMul", graph.cast(matrix, np.float64), graph.constant(weights))
-    return graph.add("Add", product, graph.constant(intercept))
 
 
 def _calibrated(graph: Graph, temperature: float, raw: str) -> str:
@@ -193,7 +181,14 @@ def _check(predictor: Predictor, content: bytes) -> None:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = session.run(None, onnx_inputs(predictor, frame))[-1]
     expected = predictor.predict_raw(frame)
-    if not np.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE * max(1e-3, float(np.abs(expected).max()))):
+    models = [model for member in predictor.members for model in member.models]
+    tolerance = 1e-3 if any(map(is_single_precision, models)) else 1e-4
+    if not np.allclose(found, expected, rtol=tolerance, atol=tolerance * max(1e-3, float(np.abs(expected).max()))):
+        if any(type(model).__name__ in NEIGHBOR_MODELS for model in models):
+            raise ArtefactError(
+                "Nearest neighbours cannot be exported to ONNX where rows lie at equal distances (copies of rows, few "
+                "categories): which of them count is up to chance. Fit without knn, or use 'autometa serve'."
+            )
         far = float(np.abs(found - expected).max())
         raise ArtefactError(f"The exported model must predict as the model does. It is off by {far:.3g}: report this.")
 

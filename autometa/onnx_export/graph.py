@@ -62,6 +62,33 @@ class Graph:
     def columns(self, value: str, places: NDArray[np.integer[Any]] | list[int]) -> str:
         return self.add("Gather", value, self.constant(places, np.int64), axis=1)
 
+    def affine(self, value: str, weights: NDArray[np.floating[Any]], shift: Any, dtype: Any = np.float64) -> str:
+        """``value @ weights + shift``."""
+        product = self.add("MatMul", value, self.constant(weights, dtype))
+        return self.add("Add", product, self.constant(shift, dtype))
+
+    def probabilities(self, scores: str, n_classes: int) -> str:
+        """Logistic of one float64 score, or softmax of several. Shape (n_rows, n_classes)."""
+        if n_classes > 2:
+            return self.add("Softmax", scores, axis=1)
+        second = self.add("Sigmoid", scores)
+        return self.concat([self.add("Sub", self.constant(1.0), second), second])
+
+    def soft_clip(self, value: str, reach: float, dtype: Any = np.float64) -> str:
+        """``value / sqrt(1 + (value / reach)^2)``: within (-reach, reach)."""
+        share = self.add("Div", value, self.constant(reach, dtype))
+        under = self.add("Add", self.add("Mul", share, share), self.constant(1.0, dtype))
+        return self.add("Div", value, self.add("Sqrt", under))
+
+    def smallest(self, values: str, count: int) -> tuple[str, str]:
+        """The smallest values of each row, ascending, and their places; both of shape (n_rows, count)."""
+        from onnx import helper
+
+        found, places = self.name(), self.name()
+        inputs = [values, self.constant([count], np.int64)]
+        self.nodes.append(helper.make_node("TopK", inputs, [found, places], axis=1, largest=0, sorted=1))
+        return found, places
+
     def model(self, outputs: list[tuple[str, Any, list[Any]]], about: dict[str, str]) -> Any:
         """The finished model; outputs are (name, dtype, shape)."""
         from onnx import helper

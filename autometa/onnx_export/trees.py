@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -168,12 +170,51 @@ def xgboost(graph: Graph, model: FrozenXGBoost, matrix: str) -> str:
     return trees.add_to(graph, matrix, np.broadcast_to(base, trees.n_outputs).tolist(), 1.0)
 
 
+def catboost(graph: Graph, model: Any, matrix: str) -> str:
+    """Raw scores, shape (n_rows, n_outputs), from symmetric trees: all nodes of a level ask the same question.
+
+    Raises
+    ------
+    ArtefactError
+        A tree asks for a category, which CatBoost reads through hashes and running means of the target.
+    """
+    with tempfile.TemporaryDirectory() as home:
+        path = Path(home) / "model.json"
+        model.model_.save_model(str(path), format="json")
+        about = json.loads(path.read_text())
+    absent = [column["nan_value_treatment"] != "AsTrue" for column in about["features_info"].get("float_features", [])]
+    scale, base = about["scale_and_bias"]
+    trees = Trees(len(base))
+    for number, tree in enumerate(about["oblivious_trees"]):
+        splits, values = tree["splits"] or [], tree["leaf_values"]
+        if any(split["split_type"] != "FloatFeature" for split in splits):
+            raise ArtefactError(
+                "A CatBoost model that reads categories cannot be exported to ONNX, which has no such encoding. "
+                "Fit without CatBoost or without these columns, or serve the model with 'autometa serve'."
+            )
+        for level, split in enumerate(splits):
+            for place in range(2**level):  # place: the answers so far as bits, the first one lowest
+                left, right = (2 ** (level + 1) - 1 + place + bit * 2**level for bit in (0, 1))
+                feature = int(split["float_feature_index"])
+                trees.split(number, 2**level - 1 + place, feature, _below(split["border"]), left, right,
+                            absent[feature])  # fmt: skip
+        for leaf in range(2 ** len(splits)):
+            own = values[leaf * trees.n_outputs : (leaf + 1) * trees.n_outputs]
+            trees.leaf(number, 2 ** len(splits) - 1 + leaf, dict(enumerate(own)))
+    return trees.add_to(graph, matrix, base, float(scale))
+
+
 def _below(threshold: float) -> float:
     """The largest float32 that is not above a threshold: cells are float32, so the same rows go left."""
     rounded = np.float32(threshold)
     return float(np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > threshold else rounded)
 
 
-TREE_MODELS: dict[type, Callable[[Graph, Any, str], str]] = {
-    FrozenForest: forest, FrozenHistogram: histogram, FrozenLightGBM: lightgbm, FrozenXGBoost: xgboost,
+TREE_PROBABILITIES: dict[str, Callable[[Graph, Any, str], str]] = {"FrozenForest": forest}
+"""Models whose answers are probabilities, or values in regression."""
+
+TREE_SCORES: dict[str, Callable[[Graph, Any, str], str]] = {
+    "FrozenHistogram": histogram, "FrozenLightGBM": lightgbm, "FrozenXGBoost": xgboost,
+    "CategoricalCatBoostClassifier": catboost, "CategoricalCatBoostRegressor": catboost,
 }  # fmt: skip
+"""Models whose answers are scores, or values in regression."""

@@ -16,6 +16,8 @@ _FIT_ROWS = 50_000
 _IQR_OF_NORMAL = 1.349
 _CLIP_SPREADS = 6.0
 _CLIP_STANDARDISED = 10.0
+NET_REACH = 3.0
+"""Numbers for nets stay within this many interquartile ranges, smoothly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,7 @@ class NumberScaling:
             return np.clip(raw - self.center, self.lower, self.upper)
         values = np.where(np.isnan(raw), self.fill, raw)
         values = (np.clip(values, self.lower, self.upper) - self.center) * self.factor
-        return values / np.sqrt(1.0 + (values / 3.0) ** 2) if self.matrix == "net" else values
+        return values / np.sqrt(1.0 + (values / NET_REACH) ** 2) if self.matrix == "net" else values
 
     def to_state(self) -> dict[str, Any]:
         return dict(vars(self))
