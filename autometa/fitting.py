@@ -76,9 +76,13 @@ class FittedModel:
             raise ValueError(f"Predictions must have shape {expected}. Got {prediction.shape} instead.")
         if not np.isfinite(prediction).all():
             raise ValueError("Predictions must be finite. Got NaN or infinite values.")
+        return self.for_all_classes(prediction)
+
+    def for_all_classes(self, prediction: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the estimator answers, (n_rows, k) or (n_rows,), as (n_rows, n_classes), 0 for classes never seen."""
         if self.classes is None or len(self.classes) == self.n_classes:
             return prediction
-        expanded = np.zeros((len(matrix), self.n_classes))
+        expanded = np.zeros((len(prediction), self.n_classes))
         expanded[:, self.classes] = prediction
         return expanded
 

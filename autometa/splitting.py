@@ -48,7 +48,7 @@ def make_splits(dataset: Dataset, seed: int = 0, splitter: Any = None) -> list[S
     n = dataset.n_rows
     if splitter is not None:
         return _usable(list(splitter.split(dataset.X, dataset.y, dataset.groups)), dataset)
-    n_folds, n_repeats = (5, 2) if n < 500 else (5, 1) if n <= 1_500 else (3, 1) if n <= _HOLD_OUT_ROWS else (5, 1)
+    n_folds, n_repeats = folds_for(n)
     if dataset.time is not None:
         splits = _time_splits(dataset.time, 3 if n_folds == 3 else 5)
     elif dataset.groups is not None:
@@ -56,6 +56,11 @@ def make_splits(dataset: Dataset, seed: int = 0, splitter: Any = None) -> list[S
     else:
         splits = _plain_splits(dataset, min(n_folds, n), n_repeats, seed)
     return _usable(splits[:1] if n > _HOLD_OUT_ROWS and dataset.time is None else splits, dataset)
+
+
+def folds_for(n_rows: int) -> tuple[int, int]:
+    """Number of folds and of repeats that :func:`make_splits` uses for a table of so many rows."""
+    return (5, 2) if n_rows < 500 else (5, 1) if n_rows <= 1_500 else (3, 1) if n_rows <= _HOLD_OUT_ROWS else (5, 1)
 
 
 def _plain_splits(dataset: Dataset, n_folds: int, n_repeats: int, seed: int) -> list[Split]:

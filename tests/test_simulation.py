@@ -62,3 +62,4 @@ def test_intervals_draw_whole_groups():
     assert wide[0] == narrow[0] == pytest.approx(1 / 51)
     assert wide[2] == 1.0
     assert narrow[2] < 0.1
+    assert bootstrap_interval(values) == bootstrap_interval(values, [f"{i:02}" for i in range(51)])

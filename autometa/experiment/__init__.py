@@ -2,6 +2,7 @@
 
 from autometa.experiment.corpus import collect
 from autometa.experiment.engine import check_leakage, load_predictions, run_experiment
+from autometa.experiment.joining import join_corpora
 from autometa.experiment.study import Study, load_study, make_plan, read_rows
 from autometa.experiment.summary import StudyStatus, compact, print_status, status
 
@@ -11,6 +12,7 @@ __all__ = [
     "check_leakage",
     "collect",
     "compact",
+    "join_corpora",
     "load_predictions",
     "load_study",
     "make_plan",

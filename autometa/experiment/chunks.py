@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from autometa.collection import CollectionEntry, load_entry
-from autometa.data import Dataset
+from autometa.data import Dataset, TaskType
 from autometa.evaluation import Evaluator
 from autometa.experiment.methods import Method, evaluate_method
 from autometa.experiment.study import Measure, config_id
@@ -25,18 +26,20 @@ from autometa.meta_features import VERSION as FEATURES_VERSION
 from autometa.meta_features import extract
 from autometa.metrics import METRICS
 from autometa.records import Evaluation
+from autometa.splitting import Split, make_splits
 from autometa.versions import RESULT_LIBRARIES, installed_versions
 from autometa.workers import shared_workers
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One unit of parallel work: one dataset, one seed, several candidates."""
+    """One unit of parallel work: one dataset, one seed, one number of training rows (0: all), several candidates."""
 
     entry: CollectionEntry
     candidates: tuple[Candidate, ...]
     seed: int
     measure: Measure
+    train_rows: int = 0
     meta_features: bool = False
     keep_predictions: bool = False
     expected_seconds: float = 0.0
@@ -68,11 +71,13 @@ def run_chunk(
         with Evaluator(
             part,
             families=tuple(families.values()),
+            splits=shortened_splits(part, chunk.seed, chunk.train_rows) if chunk.train_rows else None,
             workers=shared_workers(n_threads),
             time_limit=chunk.measure.time_limit,
             memory_limit_mb=chunk.measure.memory_limit_mb,
             seed=chunk.seed,
             predictions=chunk.keep_predictions,
+            staged=chunk.measure.staged,
         ) as evaluator:
             for candidate in chunk.candidates:
                 started = time.perf_counter()
@@ -95,6 +100,28 @@ def run_chunk(
 def _load(entry: CollectionEntry, max_rows: int | None, seed: int, folder: str | None) -> tuple[Dataset, Dataset]:
     whole = load_entry(entry, folder=folder)
     return whole, whole if max_rows is None else whole.subsample(max_rows, seed=seed)
+
+
+def shortened_splits(dataset: Dataset, seed: int, train_rows: int) -> list[Split]:
+    """The splits of the dataset, every training part cut to its first rows in a :func:`nested_order`."""
+    return [
+        (np.sort(train[nested_order(dataset.y[train], dataset.task, seed)[:train_rows]]), test)
+        for train, test in make_splits(dataset, seed)
+    ]
+
+
+def nested_order(y: NDArray[Any], task: TaskType, seed: int) -> NDArray[np.intp]:
+    """Positions in a random order of which every beginning has about the class shares (or target deciles) of ``y``.
+
+    Rows of a class come at equal distances, each class's first row at the start, so that a short beginning holds
+    every class that it has room for.
+    """
+    rng = np.random.default_rng(seed)
+    strata = y if task.is_classification else np.searchsorted(np.quantile(y, np.linspace(0.1, 0.9, 9)), y)
+    shuffled = rng.permutation(len(y))
+    by_class = pd.Series(strata[shuffled]).groupby(strata[shuffled])
+    place = by_class.cumcount() / by_class.transform("size")
+    return np.asarray(shuffled[np.argsort(place.to_numpy(), kind="stable")], dtype=np.intp)
 
 
 def _feature_row(entry: CollectionEntry, dataset: Dataset) -> dict[str, Any]:
@@ -121,6 +148,7 @@ def _row(chunk: Chunk, family: ModelFamily, evaluation: Evaluation, wall: float)
         **{f"score_{name}": evaluation.scores.get(name) for name in METRICS},
         "fit_seconds": evaluation.fit_seconds, "predict_seconds": evaluation.predict_seconds,
         "peak_memory_mb": evaluation.peak_memory_mb, "n_train_rows": evaluation.n_train_rows,
+        "train_rows": chunk.train_rows or None,
         "curve": json.dumps({k: [float(f"{v:.5g}") for v in values] for k, values in evaluation.curve.items()})
         if evaluation.curve else None,
         "wall_seconds": wall, "machine_load": _load_per_core(), "finished": time.time(),

@@ -1,4 +1,4 @@
-"""``autometa experiment run | status | compact | collect``."""
+"""``autometa experiment run | status | compact | collect | join``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ app = typer.Typer(help="Run, watch and collect experiments.", no_args_is_help=Tr
 def run_command(
     config: Path,
     n_jobs: int = typer.Option(2, help="Parallel workers."),
-    backend: str = typer.Option("", help="joblib backend: loky (default), threading, sequential, dask."),
-    scheduler: str = typer.Option("", help="Address of a Dask scheduler."),
+    backend: str = typer.Option("", help="joblib backend: loky (default), threading, sequential, dask, ray."),
+    scheduler: str = typer.Option("", help="Address of a Dask scheduler or a Ray cluster."),
     retry: list[str] = typer.Option([], help="Statuses whose cells are run again, e.g. failed."),  # noqa: B008
 ) -> None:
     """Run the open cells of a study."""
@@ -53,3 +53,11 @@ def collect_command(
     from autometa.experiment.corpus import collect
 
     Console().print_json(json.dumps(collect(load_study(config), target, min_coverage=min_coverage)))
+
+
+@app.command("join")
+def join_command(corpus: Path, supplement: Path, target: Path) -> None:
+    """Add the candidates of a supplementary corpus to a corpus; TARGET may be CORPUS."""
+    from autometa.experiment.joining import join_corpora
+
+    Console().print_json(json.dumps(join_corpora(corpus, supplement, target)))

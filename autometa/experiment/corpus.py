@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from autometa.data import TaskType
 from autometa.exceptions import LeakageError
 from autometa.experiment.methods import METHODS
 from autometa.experiment.shards import last_rows, read_shards, write_atomically
-from autometa.experiment.study import FEATURE_SCHEMA, Plan, Study, make_plan, read_rows
+from autometa.experiment.study import FEATURE_SCHEMA, Plan, Study, config_id, make_plan, read_rows
 from autometa.meta_features import VERSION as FEATURES_VERSION
 from autometa.metrics import METRICS, task_metrics
 from autometa.records import Status
@@ -40,6 +40,9 @@ def collect(study: Study, target: str | Path, *, min_coverage: float = 0.0) -> d
     - ``groups.parquet``, ``datasets.parquet``: dataset and group; everything the collection says of a dataset.
     - ``card.json``: what, how, when, versions, gaps, and the ``fingerprints`` and ``groups`` not to test on.
 
+    A study with a ``fidelity`` holds no full measurements: its rows become one file beside the corpus, see
+    :func:`collect_fidelity`.
+
     Parameters
     ----------
     study : Study
@@ -56,27 +59,84 @@ def collect(study: Study, target: str | Path, *, min_coverage: float = 0.0) -> d
     ValueError
         Nothing was measured yet.
     """
-    check_no_open_test(study)
-    target = Path(target)
-    cells = _cells(study)
-    if cells.empty:
-        raise ValueError(f"The study {study.name!r} has no finished cell yet. Run it first.")
+    if study.fidelity:
+        return collect_fidelity(study, target)
+    target, cells = Path(target), _finished_cells(study)
+    cells = cells[cells["train_rows"].isna()]
     features = _meta_features(study)
     if len(features):  # a dataset whose first chunk is still running has none yet
         cells = cells[cells["dataset"].isin(features["dataset"])]
-    cells = cells[_coverage(cells) >= min_coverage]
+    cells = cells[_coverage(study, cells) >= min_coverage]
     evaluations = _long(cells, study.measure.time_limit)
     measured = set(cells["dataset"])
     datasets = pd.DataFrame([asdict(entry) for entry in study.collection if entry.name in measured])
     datasets["task"] = datasets["task"].astype(str)
-    card = _card(study, cells, features)
-    _write_table(target / "evaluations.parquet", evaluations)
-    _write_table(target / "meta_features.parquet", pa.Table.from_pandas(features, preserve_index=False))
-    _write_table(target / "datasets.parquet", pa.Table.from_pandas(datasets, preserve_index=False))
+    card = _card(study, cells, features) | {"fidelities": _read_card(target).get("fidelities", {})}
+    write_table(target / "evaluations.parquet", evaluations)
+    write_table(target / "meta_features.parquet", pa.Table.from_pandas(features, preserve_index=False))
+    write_table(target / "datasets.parquet", pa.Table.from_pandas(datasets, preserve_index=False))
     groups = datasets.rename(columns={"name": "dataset"})[["dataset", "group"]]
-    _write_table(target / "groups.parquet", pa.Table.from_pandas(groups, preserve_index=False))
-    write_atomically(target / "card.json", _writer(json.dumps(card, indent=1)))
+    write_table(target / "groups.parquet", pa.Table.from_pandas(groups, preserve_index=False))
+    write_atomically(target / "card.json", text_writer(json.dumps(card, indent=1)))
     return {key: value for key, value in card.items() if key not in {"fingerprints", "groups"}}
+
+
+def collect_fidelity(study: Study, target: str | Path) -> dict[str, Any]:
+    """Write the rows of a study with a ``fidelity`` to ``<fidelity>.parquet`` in the folder of a corpus.
+
+    The columns are those of ``evaluations.parquet`` and ``train_rows`` (the training rows that were asked for, null
+    for all) and ``max_rows`` (the cap on the table). A table measured at another cap than the corpus gets a name of its
+    own, ``name@max_rows``, so that its scores are never averaged with those of the corpus; its group stays the same.
+    The card of the corpus gets a summary under ``fidelities``.
+
+    Parameters
+    ----------
+    study : Study
+    target : path
+
+    Raises
+    ------
+    LeakageError
+        The study holds a dataset of ``open_test``.
+    ValueError
+        Nothing was measured yet, or the study has no ``fidelity``.
+    """
+    if not study.fidelity:
+        raise ValueError(f"The study {study.name!r} must say fidelity = <name of the file>. Got none.")
+    target, cells = Path(target), _finished_cells(study)
+    card = _read_card(target)
+    cap = study.measure.max_rows
+    if cap != card.get("measure", {}).get("max_rows", cap):
+        cells["dataset"] = cells["dataset"] + f"@{cap}"
+    evaluations = _long(cells, study.measure.time_limit, more=("train_rows",))
+    caps = pa.array(np.full(len(evaluations), cap or 0), pa.int32(), mask=np.full(len(evaluations), cap is None))
+    write_table(target / f"{study.fidelity}.parquet", evaluations.append_column("max_rows", caps))
+    summary = _summary(study, cells) | {"missing_by_design": _too_small(study)}
+    card["fidelities"] = {**card.get("fidelities", {}), study.fidelity: summary}
+    write_atomically(target / "card.json", text_writer(json.dumps(card, indent=1)))
+    return {key: value for key, value in summary.items() if key not in {"fingerprints", "groups"}}
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / "card.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _too_small(study: Study) -> dict[str, int]:
+    """Number of datasets without so many training rows in a fold, by number of training rows."""
+    measure = study.measure
+    return {
+        str(n): sum(not measure.has_rows(entry.n_rows, n) for entry in study.collection)
+        for n in measure.train_rows if n
+    }  # fmt: skip
+
+
+def _finished_cells(study: Study) -> pd.DataFrame:
+    check_no_open_test(study)
+    cells = _cells(study)
+    if cells.empty:
+        raise ValueError(f"The study {study.name!r} has no finished cell yet. Run it first.")
+    return cells
 
 
 def check_no_open_test(study: Study) -> None:
@@ -99,12 +159,17 @@ def _cells(study: Study) -> pd.DataFrame:
     newest = frame.groupby("family")["family_version"].transform("max")
     frame = frame.loc[frame["family_version"] == newest]
     position = frame["fingerprint"].map(order)
-    return frame.assign(position=position).sort_values(["position", "family", "config_id", "seed"], kind="stable")
+    order_by = ["position", "family", "config_id", "seed", "train_rows"]
+    return frame.assign(position=position).sort_values(order_by, kind="stable")
 
 
-def _coverage(cells: pd.DataFrame) -> pd.Series:
-    """Per cell: the share of cells that its dataset has of the best covered dataset of its task."""
-    n_cells = cells.groupby("dataset")["config_id"].transform("size")
+def _coverage(study: Study, cells: pd.DataFrame) -> pd.Series:
+    """Per cell: the share of cells that its dataset has of the best covered dataset of its task.
+
+    Extra candidates do not count: they are missing by design on most datasets.
+    """
+    core = ~cells["config_id"].isin([config_id(candidate) for candidate in study.extra])
+    n_cells = core.groupby(cells["dataset"]).transform("sum")
     return n_cells / n_cells.groupby(cells["task"]).transform("max")
 
 
@@ -121,8 +186,8 @@ def _valid(study: Study, frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def _long(cells: pd.DataFrame, time_limit: float | None) -> pa.Table:
-    """One row per cell and metric."""
+def _long(cells: pd.DataFrame, time_limit: float | None, *, more: Sequence[str] = ()) -> pa.Table:
+    """One row per cell and metric, with these columns as well."""
     stopped = cells["status"] == Status.TIMEOUT
     cells["wall_seconds"] = cells["wall_seconds"].mask(stopped, time_limit)  # without the wait for a new worker
     parts = []
@@ -138,6 +203,7 @@ def _long(cells: pd.DataFrame, time_limit: float | None) -> pa.Table:
     frame = pd.concat([part for part in parts if len(part)])
     order = {name: i for i, name in enumerate(METRICS)}
     frame["rank"] = frame["metric"].map(order)
+    frame = frame.join(cells[list(more)])  # by cell
     frame = frame.sort_values(["rank", "position", "family", "config_id", "seed"], kind="stable")
     return _as_table(frame.drop(columns=["rank", "position"]))
 
@@ -183,7 +249,7 @@ def _as_table(frame: pd.DataFrame) -> pa.Table:
     texts = ("dataset", "group", "task", "family", "config", "config_id", "metric", "status")
     fields = [pa.field(name, pa.dictionary(pa.int32(), pa.string())) for name in texts]
     fields += [pa.field("seed", pa.int16()), pa.field("scores", pa.list_(pa.float32()))]
-    fields += [pa.field("n_train_rows", pa.int32())]
+    fields += [pa.field("n_train_rows", pa.int32()), pa.field("train_rows", pa.int32())]
     numbers = ("score", "standard_error", "seconds", "predict_seconds", "peak_memory_mb")
     fields += [pa.field(name, pa.float32()) for name in numbers]
     by_name = {one.name: one for one in fields}
@@ -209,12 +275,22 @@ def _meta_features(study: Study) -> pd.DataFrame:
 
 
 def _card(study: Study, cells: pd.DataFrame, features: pd.DataFrame) -> dict[str, Any]:
-    plan = make_plan(study)
+    return {
+        "format": 1,
+        **_summary(study, cells),
+        "meta_features_version": FEATURES_VERSION,
+        "n_meta_features": max(0, features.shape[1] - 2),
+        "licence": "CC0-1.0 for the numbers; the tables themselves are not part of this and keep their licences",
+        "gaps": _gaps(study, make_plan(study)),
+    }
+
+
+def _summary(study: Study, cells: pd.DataFrame) -> dict[str, Any]:
+    """What was measured, how, when and with what."""
     measured = [entry for entry in study.collection if entry.fingerprint in set(cells["fingerprint"])]
     dates = [datetime.datetime.fromtimestamp(t, datetime.UTC).date().isoformat() for t in cells["finished"]]
     return {
         "name": study.name,
-        "format": 1,
         "collection": study.collection.name,
         "measure": asdict(study.measure),
         "n_datasets": len(measured),
@@ -222,16 +298,12 @@ def _card(study: Study, cells: pd.DataFrame, features: pd.DataFrame) -> dict[str
         "n_candidates": int(cells["config_id"].nunique()),
         "candidates_by_family": {k: int(v) for k, v in cells.groupby("family")["config_id"].nunique().items()},
         "family_versions": {k: int(v) for k, v in cells.groupby("family")["family_version"].max().items()},
-        "meta_features_version": FEATURES_VERSION,
-        "n_meta_features": max(0, features.shape[1] - 2),
         "status": dict(Counter(cells["status"])),
         "core_hours": round(float(cells["wall_seconds"].sum()) / 3600, 3),
         "from": min(dates),
         "to": max(dates),
         "versions": [json.loads(text) for text in sorted(cells["versions"].dropna().unique())],
         "machines": sorted(cells["machine"].dropna().unique()),
-        "licence": "CC0-1.0 for the numbers; the tables themselves are not part of this and keep their licences",
-        "gaps": _gaps(study, plan),
         "fingerprints": sorted(entry.fingerprint for entry in measured),
         "groups": sorted({entry.group for entry in measured}),
     }
@@ -243,18 +315,22 @@ def _gaps(study: Study, plan: Plan) -> dict[str, Any]:
     n_extra_datasets = round(study.extra_share * len(study.collection))
     return {
         "open_cells": int(plan.open.sum()),
-        "datasets_without_a_row": [names[i] for i in np.flatnonzero(~plan.done.any(axis=(1, 2)))],
-        "missing_by_design": f"{len(study.extra)} extra candidates are run on the first {n_extra_datasets} datasets"
+        "datasets_without_a_row": [names[i] for i in np.flatnonzero(~plan.done.any(axis=(1, 2, 3)))],
+        "missing_by_design": f"{len(study.extra)} extra candidates are run on the first {n_extra_datasets} of "
+        f"{len(study.collection)} datasets, a seeded draw stratified by task and source"
         if study.extra and study.extra_share < 1
         else "nothing",
     }
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
+    """One Parquet file, there as a whole or not at all."""
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd", compression_level=12))
 
 
-def _writer(text: str) -> Callable[[Path], None]:
+def text_writer(text: str) -> Callable[[Path], None]:
+    """What :func:`write_atomically` calls for a text."""
+
     def write(path: Path) -> None:
         path.write_text(text, encoding="utf-8")
 

@@ -7,12 +7,14 @@ Only the calling process writes; every finished chunk is one Parquet shard in th
 from __future__ import annotations
 
 import json
+import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ from autometa.records import Status
 
 _MAX_RESTARTS = 20
 _COMPACT_ABOVE = 2_000
+_SLICE_PER_WORKER = 8
 
 
 def run_experiment(
@@ -66,9 +69,9 @@ def run_experiment(
     resume : bool, default True
         With False, rows of an earlier run are an error.
     backend : str or None
-        joblib backend: ``None`` (processes), ``"threading"``, ``"sequential"``, ``"dask"``, ``"ray"`` (registered).
+        joblib backend: ``None`` (processes), ``"threading"``, ``"sequential"``, ``"dask"``, ``"ray"``.
     scheduler : str or None
-        Address of a Dask scheduler.
+        Address of a Dask scheduler or of a Ray cluster; ``None``: one is started here for the run.
     families : sequence of ModelFamily or None
         Families that the study may name; ``None``: the shipped ones.
     retry : sequence of str
@@ -129,7 +132,7 @@ def check_leakage(study: Study) -> None:
 
 def _check_measure(study: Study, resume: bool) -> None:
     """One folder holds rows of one way of measuring."""
-    path, now = study.shards / "measure.json", json.dumps(asdict(study.measure), sort_keys=True)
+    path, now = study.shards / "measure.json", json.dumps(study.measure.conditions, sort_keys=True)
     if path.is_file():
         before = path.read_text(encoding="utf-8")
         if before != now:
@@ -168,23 +171,23 @@ def _dataset_chunks(
 ) -> Iterator[Chunk]:
     """Chunks of one dataset; the first also brings its meta-features, without candidates if none is open."""
     study, entry = plan.study, plan.study.collection.entries[d]
-    size = _relative_size(entry, study.measure)
     wants_features = study.run.meta_features and entry.fingerprint not in featured
     featured.add(entry.fingerprint)
-    for s, seed in enumerate(study.seeds):
-        columns = np.flatnonzero(plan.open[d, part, s]) + part.start
+    for (s, seed), (t, n) in product(enumerate(study.seeds), enumerate(study.measure.train_rows)):
+        columns = np.flatnonzero(plan.open[d, part, s, t]) + part.start
         for start in range(0, max(len(columns), int(wants_features)), study.run.chunk_size):
             candidates = tuple(plan.candidates[c] for c in columns[start : start + study.run.chunk_size])
-            expected = (0.5 + sum(seconds.get(candidate.family, 1.0) for candidate in candidates)) * size
+            expected = 0.5 + sum(seconds.get(candidate.family, 1.0) for candidate in candidates)
+            expected *= _relative_size(entry, study.measure, n)
             yield Chunk(
-                entry, candidates, seed, study.measure, wants_features, study.run.keep_predictions, expected
+                entry, candidates, seed, study.measure, n, wants_features, study.run.keep_predictions, expected
             )  # fmt: skip
             wants_features = False
 
 
-def _relative_size(entry: CollectionEntry, measure: Measure) -> float:
+def _relative_size(entry: CollectionEntry, measure: Measure, train_rows: int) -> float:
     """Expected time relative to a table of 1,000 rows and 10 columns; half of it is overhead."""
-    rows = min(entry.n_rows, measure.max_rows or entry.n_rows)
+    rows = min(entry.n_rows, measure.max_rows or entry.n_rows, train_rows or entry.n_rows)
     return 0.5 + 0.5 * rows * entry.n_features / 10_000
 
 
@@ -207,12 +210,11 @@ def _run_chunks(
     problems: list[str] = []
     families = {family.name: family for family in study.families}
     with ExitStack() as stack:
-        stack.enter_context(_parallel_backend(backend, scheduler))
+        stack.enter_context(_parallel_backend(backend, scheduler, n_jobs))
         report = stack.enter_context(_Report(console, study.name, chunks, int(plan.done[plan.wanted].sum())))
         n_threads = n_jobs if backend == "threading" else 1
         calls = (joblib.delayed(run_chunk)(chunk, _needed(families, chunk), folder, n_threads) for chunk in chunks)
-        results = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)(calls)
-        for result in results:
+        for result in _answers(calls, n_jobs):
             _store(study, result)
             if result.error:
                 problems.append(f"{result.chunk.entry.name}: {result.error}")
@@ -220,17 +222,46 @@ def _run_chunks(
     return problems
 
 
+def _answers(calls: Iterator[Any], n_jobs: int) -> Iterator[ChunkResult]:
+    """Results as they come; from backends that answer with lists only (Ray), one slice of the calls after the other."""
+    try:
+        parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
+    except ValueError:
+        with joblib.Parallel(n_jobs=n_jobs, batch_size=1) as parallel:
+            while part := list(islice(calls, _SLICE_PER_WORKER * abs(n_jobs))):
+                yield from parallel(part)
+    else:
+        yield from parallel(calls)
+
+
 @contextmanager
-def _parallel_backend(name: str | None, scheduler: str | None) -> Iterator[None]:
-    """Let joblib use a backend; for Dask, connect to the scheduler (``None``: a local one) for the time of the run."""
+def _parallel_backend(name: str | None, scheduler: str | None, n_jobs: int) -> Iterator[None]:
+    """Let joblib use a backend; Dask and Ray are connected to (``None``: started here) for the time of the run."""
+    options: dict[str, Any] = {}
     with ExitStack() as stack:
         if name == "dask":
             from dask.distributed import Client
 
             stack.enter_context(Client(scheduler))  # type: ignore[no-untyped-call]
+        if name == "ray":
+            stack.callback(_join_ray(scheduler, n_jobs))
+            options["ray_remote_args"] = {"max_restarts": -1, "max_task_retries": -1}  # a lost worker costs its chunk
         if name is not None:
-            stack.enter_context(joblib.parallel_config(backend=name))
+            stack.enter_context(joblib.parallel_config(backend=name, **options))
         yield
+
+
+def _join_ray(address: str | None, n_jobs: int) -> Callable[[], None]:
+    """Make Ray known to joblib and connect to a cluster, or start one here; answers what ends that."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    import ray
+    from ray.util.joblib import register_ray
+
+    register_ray()
+    if ray.is_initialized():
+        return lambda: None
+    ray.init(address=address, num_cpus=None if address else n_jobs, include_dashboard=None if address else False)
+    return ray.shutdown  # type: ignore[no-any-return]
 
 
 def _needed(families: Mapping[str, ModelFamily], chunk: Chunk) -> dict[str, ModelFamily]:
@@ -242,7 +273,8 @@ def _store(study: Study, result: ChunkResult) -> None:
     fingerprint = result.chunk.entry.fingerprint
     if result.predictions:
         folder = study.run.cache or study.folder / "predictions"
-        path = folder / fingerprint / f"{result.chunk.seed}-{time.time_ns()}.npz"
+        rows = f"r{result.chunk.train_rows}" if result.chunk.train_rows else ""
+        path = folder / fingerprint / f"{result.chunk.seed}{rows}-{time.time_ns()}.npz"
         write_atomically(path, lambda temporary: _save_npz(temporary, result.predictions))
     if result.features is not None:
         append_shard(study.shards, "features", [result.features], FEATURE_SCHEMA)

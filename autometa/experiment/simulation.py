@@ -133,7 +133,7 @@ def ensemble_curve(
 
 def bootstrap_interval(
     values: Floats,
-    groups: Sequence[Any],
+    groups: Sequence[Any] | None = None,
     *,
     statistic: Callable[[Floats], float] = np.mean,
     level: float = 0.95,
@@ -142,14 +142,17 @@ def bootstrap_interval(
 ) -> tuple[float, float, float]:
     """A statistic of one value per dataset and its percentile interval, drawing whole groups of related datasets.
 
+    Without ``groups`` every dataset is one of its own.
+
     Examples
     --------
     >>> bootstrap_interval(np.ones(4), ["a", "a", "b", "c"])
     (1.0, 1.0, 1.0)
     """
     values = np.asarray(values, dtype=np.float64)
-    names, code = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    members = [np.flatnonzero(code == i) for i in range(len(names))]
+    rows = np.arange(len(values))
+    code = rows if groups is None else np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    members = [np.flatnonzero(code == i) for i in range(len(np.unique(code)))]
     rng = np.random.default_rng(seed)
     draws = [
         statistic(values[np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])])

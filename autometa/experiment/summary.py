@@ -71,7 +71,7 @@ def _planned_rows(study: Study) -> pd.DataFrame:
 
 def _per_family(plan: Plan, mask: NDArray[np.bool_]) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for candidate, n in zip(plan.candidates, mask.sum(axis=(0, 2)), strict=True):
+    for candidate, n in zip(plan.candidates, mask.sum(axis=(0, 2, 3)), strict=True):
         counts[candidate.family] += int(n)
     return dict(counts)
 
