@@ -219,6 +219,11 @@ class Experience:
             ) from error
 
 
+def as_experience(given: Experience | str | Path) -> Experience:
+    """A store, given itself or where it is."""
+    return given if isinstance(given, Experience) else Experience(given)
+
+
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from autometa.family import Candidate
 
 DEFAULT_METRIC = "score"
 """Name of the metric of a table without a ``metric`` column."""
+
+SMALL_ROWS = "small_rows.parquet"
+"""File beside a corpus with scores after training on few rows; it may be missing."""
 
 _REQUIRED = ("dataset", "family", "score")
 _KEPT = ("dataset", "family", "config", "key", "metric", "score", "seconds", "standard_error")
@@ -73,11 +76,14 @@ class MetaDataset:
         Indexed by dataset.
     groups : Series
         Group of related datasets of each dataset, indexed like ``meta_features``.
+    small_rows : DataFrame or None
+        Scores after training on few rows: like ``evaluations``, with ``train_rows``.
     """
 
     evaluations: pd.DataFrame
     meta_features: pd.DataFrame
     groups: pd.Series
+    small_rows: pd.DataFrame | None = None
 
     @classmethod
     def from_frames(
@@ -110,6 +116,10 @@ class MetaDataset:
         MetaDataset(2 datasets in 2 groups, 1 candidates, metrics: score)
         """
         table = _check_evaluations(evaluations)
+        if "train_rows" in evaluations.columns and evaluations["train_rows"].notna().any():
+            raise ValueError(
+                "evaluations must be of all training rows. Got rows with train_rows: pass those to with_small_rows()."
+            )
         features = _check_meta_features(meta_features, table["dataset"].unique())
         series = _find_groups(groups, evaluations, features)
         features = features.drop(columns="group", errors="ignore")
@@ -143,16 +153,28 @@ class MetaDataset:
     def _rows(self, metric: str) -> list[str]:
         return list(self.evaluations.loc[self.evaluations["metric"] == metric, "dataset"].unique())
 
-    def score_table(self, metric: str | None = None) -> pd.DataFrame:
+    def train_sizes(self, metric: str) -> tuple[int, ...]:
+        """Numbers of training rows, fewer than all, after which candidates were scored by a metric as well."""
+        if self.small_rows is None:
+            return ()
+        return tuple(sorted(self.small_rows.loc[self.small_rows["metric"] == metric, "train_rows"].unique().tolist()))
+
+    def score_table(self, metric: str | None = None, *, train_rows: int | None = None) -> pd.DataFrame:
         """Scores of one metric, shape (n_datasets, n_candidates), NaN where nothing was measured.
 
         Rows are the datasets that have this metric; columns are canonical keys. Scores are raw, except that metrics of
-        :attr:`units` are divided by the unit of their dataset.
+        :attr:`units` are divided by the unit of their dataset. ``train_rows``: after training on so many rows only.
         """
         metric = metric or self.metrics[0]
         if metric not in self.metrics:
             raise ValueError(f"The metric must be one of {', '.join(self.metrics)}. Got {metric!r} instead.")
-        return self._in_units(self._pivot(self.evaluations[self.evaluations["metric"] == metric], "score"), metric)
+        rows = self.evaluations
+        if train_rows is not None:
+            if train_rows not in self.train_sizes(metric):
+                raise ValueError(f"train_rows must be one of {self.train_sizes(metric)}. Got {train_rows} instead.")
+            assert self.small_rows is not None
+            rows = self.small_rows[self.small_rows["train_rows"] == train_rows]
+        return self._in_units(self._pivot(rows[rows["metric"] == metric], "score"), metric)
 
     def standard_error_table(self, metric: str | None = None) -> pd.DataFrame:
         """Standard errors of :meth:`score_table`, NaN where unknown."""
@@ -186,7 +208,9 @@ class MetaDataset:
         if not keep:
             raise ValueError("A subset must keep at least one dataset. Got an empty list.")
         rows = self.evaluations[self.evaluations["dataset"].isin(wanted)].reset_index(drop=True)
-        return MetaDataset(rows, self.meta_features.loc[keep], self.groups.loc[keep])
+        small = self.small_rows
+        small = None if small is None else small[small["dataset"].isin(wanted)].reset_index(drop=True)
+        return MetaDataset(rows, self.meta_features.loc[keep], self.groups.loc[keep], small)
 
     def split_by_group(self, n_folds: int = 5, seed: int = 0) -> Iterator[tuple[MetaDataset, MetaDataset]]:
         """Pairs of (training, test) parts; no group is in both, and every dataset is tested once."""
@@ -208,11 +232,13 @@ class MetaDataset:
         )
         frame = pd.DataFrame({"dataset": self.groups.index, "group": self.groups.to_numpy()})
         frame.to_parquet(folder / "groups.parquet", index=False)
+        if self.small_rows is not None:
+            self.small_rows.drop(columns="key").to_parquet(folder / SMALL_ROWS, index=False)
         return folder
 
     @classmethod
     def from_parquet(cls, folder: str | Path) -> MetaDataset:
-        """What :meth:`to_parquet` wrote; ``groups.parquet`` may be missing."""
+        """What :meth:`to_parquet` wrote; ``groups.parquet`` and ``small_rows.parquet`` may be missing."""
         folder = Path(folder)
         for name in ("evaluations.parquet", "meta_features.parquet"):
             if not (folder / name).is_file():
@@ -221,7 +247,33 @@ class MetaDataset:
         if (folder / "groups.parquet").is_file():
             groups = pd.read_parquet(folder / "groups.parquet").set_index("dataset")["group"]
         evaluations = pd.read_parquet(folder / "evaluations.parquet")
-        return cls.from_frames(evaluations, pd.read_parquet(folder / "meta_features.parquet"), groups)
+        found = cls.from_frames(evaluations, pd.read_parquet(folder / "meta_features.parquet"), groups)
+        path = folder / SMALL_ROWS
+        return found.with_small_rows(pd.read_parquet(path)) if path.is_file() else found
+
+    def with_small_rows(self, scores: pd.DataFrame) -> MetaDataset:
+        """The same, with scores after training on few rows.
+
+        Parameters
+        ----------
+        scores : DataFrame
+            Columns as of ``evaluations``, and ``train_rows``. Rows of other datasets, and those without a finite score,
+            are left out.
+
+        Raises
+        ------
+        ValueError
+            One sentence on what is wrong with the table.
+        """
+        if "train_rows" not in scores.columns:
+            raise ValueError(f"The scores must have a column 'train_rows'. Got {', '.join(map(str, scores.columns))}.")
+        known = scores["dataset"].astype(str).isin(self.datasets)
+        known &= np.isfinite(pd.to_numeric(scores["score"], errors="coerce").to_numpy(dtype=float))
+        parts = [
+            _check_evaluations(part).assign(train_rows=int(str(n_rows)))
+            for n_rows, part in scores[known].groupby("train_rows")
+        ]
+        return replace(self, small_rows=pd.concat(parts, ignore_index=True)) if parts else self
 
     def __repr__(self) -> str:
         return (

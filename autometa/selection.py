@@ -26,9 +26,12 @@ from autometa.meta_features import FEATURE_GROUPS, MetaFeatures, extract
 from autometa.metrics import Metric, resolve_metric
 from autometa.plots import family_ranking
 from autometa.preprocessing import TableEncoder, n_leading_categories
+from autometa.probing import Probe, informed, run_probes
 
 if TYPE_CHECKING:
+    from autometa.experience import Experience
     from autometa.meta_model import Belief, MetaModel
+    from autometa.meta_model.own_runs import OwnRuns
 
 Floats = NDArray[np.float64]
 CORPUS_ROWS = 2_000
@@ -216,8 +219,10 @@ def select(
     metric: str | Metric | None = None,
     families: Iterable[str | ModelFamily] | None = None,
     meta_model: MetaModel | str | Path | None = None,
+    experience: Experience | str | Path | None = None,
     random_state: int = 0,
     this_machine: bool = True,
+    probe: bool = False,
     **options: Any,
 ) -> Selection:
     """Rank model families and configurations for a dataset; nothing is fitted but landmarkers.
@@ -234,11 +239,17 @@ def select(
         ``None``: all that are installed. One that the meta-model never met enters with its default configuration.
     meta_model : MetaModel, path or "none", default=None
         ``None``: the one that comes with the library; ``"none"``: no meta-knowledge, defaults in a fixed order.
+    experience : Experience, path or database URL, default=None
+        A store of own runs (:class:`autometa.experience.Experience`) that is read as memory: what was better or worse
+        than forecast there is expected again on similar tables. ``None``: nothing is read.
     random_state : int, default=0
         Seed of the subsampling inside the meta-features.
     this_machine : bool, default=True
         Forecast seconds for this machine, whose speed the landmarkers have measured; ``False``: for the machine of the
         corpus, the same in every run.
+    probe : bool, default=False
+        Also fit a few cheap candidates on 512 or 128 rows, about half a second, where the meta-model has learned what
+        their scores say about all others.
     **options
         ``task``, ``groups``, ``time``, ``sample_weight``, ``name``: see :meth:`Dataset.from_arrays`.
 
@@ -250,6 +261,8 @@ def select(
     ------
     DataError
         The table cannot be used; one sentence says why.
+    ExperienceError
+        The store of own runs cannot be read.
     ValueError
         An unknown family or a metric that does not fit the task.
 
@@ -272,11 +285,19 @@ def select(
     pool = [replace(c, builder=_builder(dataset, usable)) for c in pool]
     selection = Selection(tuple(pool), dataset.name, resolved, usable, features)
     if model is not None:
-        selection = _ranked(selection, model, dataset, this_machine)
+        selection = _ranked(selection, model, dataset, this_machine=this_machine, experience=experience, probe=probe)
     return replace(selection, seconds=time.perf_counter() - started)
 
 
-def _ranked(selection: Selection, model: MetaModel, dataset: Dataset, this_machine: bool) -> Selection:
+def _ranked(
+    selection: Selection,
+    model: MetaModel,
+    dataset: Dataset,
+    *,
+    this_machine: bool,
+    experience: Experience | str | Path | None,
+    probe: bool,
+) -> Selection:
     """Candidates sorted by the belief of the meta-model, with forecasts."""
     known = set(model.pool.families)
     metric = selection.metric.name if selection.metric.name in model.metrics else _stand_in(dataset, model)
@@ -288,11 +309,14 @@ def _ranked(selection: Selection, model: MetaModel, dataset: Dataset, this_machi
     series = selection.meta_features.to_series()
     series["task"] = str(dataset.task)
     speed = selection.meta_features.machine_seconds if this_machine else None
-    belief = model.belief(series, met, metric=metric, machine_seconds=speed)
+    own = None if experience is None else _own_runs(experience, model, metric)
+    wanted = model.probes(metric) if probe else {}
+    probes = run_probes(dataset, wanted, met, metric=metric, families=selection.families)
+    belief = _believed(model, series, met, metric=metric, speed=speed, own=own, probes=probes)
     same_scale = metric == selection.metric.name
     shown = _within_range(belief, selection.metric)[0] if same_scale else belief.mean
     met = [met[i] for i in np.argsort(-shown, kind="stable")]
-    belief = model.belief(series, met, metric=metric, machine_seconds=speed)
+    belief = _believed(model, series, met, metric=metric, speed=speed, own=own, probes=probes)
     growth = max(1.0, dataset.n_rows / CORPUS_ROWS)
     forecasts = [
         Forecast(float(m), float(a), float(b), float(s) * growth, "belief")
@@ -304,10 +328,39 @@ def _ranked(selection: Selection, model: MetaModel, dataset: Dataset, this_machi
         names = ", ".join(dict.fromkeys(c.family for c in unmet))
         notes.append(f"No forecast for {names}: the meta-model has not met them.")
     notes += _doubts(belief, model.head(metric).trust(str(dataset.task), 0.0))
+    notes += [] if own is None else [own.note(dataset.fingerprint)]
+    if probes:
+        notes.append(f"{len(probes)} cheap candidates were fitted on {probes[0].train_rows} rows, which informed this.")
     return replace(
         selection, candidates=(*ranked, *unmet), belief=belief, neighbours=tuple(model.neighbours(series)),
         notes=tuple(notes), reasons=tuple(_reasons(model, series, met, metric)),
     )  # fmt: skip
+
+
+def _believed(
+    model: MetaModel,
+    features: pd.Series,
+    candidates: Sequence[Candidate],
+    *,
+    metric: str,
+    speed: float | None,
+    own: OwnRuns | None,
+    probes: Sequence[Probe],
+) -> Belief:
+    """The belief of the meta-model, its mean shifted by what own runs recall, after what probes scored."""
+    belief = model.belief(features, candidates, metric=metric, machine_seconds=speed)
+    if own is not None and len(own.memory):
+        moved = own.shift(model, features, candidates)
+        belief = replace(belief, prior=replace(belief.prior, mean=belief.prior.mean + moved))
+    return informed(belief, candidates, probes)
+
+
+def _own_runs(experience: Experience | str | Path, model: MetaModel, metric: str) -> OwnRuns:
+    from autometa.experience import as_experience
+    from autometa.meta_model.own_runs import OwnRuns
+
+    store = as_experience(experience)
+    return OwnRuns.read(store.to_meta_dataset() if len(store) else None, model, metric)
 
 
 def _doubts(belief: Belief, usual: float) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import sqlite3
 import subprocess
@@ -11,12 +12,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer
 
+from autometa.data import Dataset
+from autometa.estimator import AutoMetaClassifier
 from autometa.exceptions import ExperienceError
 from autometa.experience import Experience
 from autometa.family import Candidate
 from autometa.meta_dataset import MetaDataset
 from autometa.records import Evaluation, Status
+from autometa.selection import Selection, select, shipped_meta_model
 
 FEATURES = {"n_rows": 100.0, "skewness": float("nan"), "task": "binary"}
 
@@ -195,3 +201,104 @@ def test_concurrent_writers_lose_nothing(store: Experience) -> None:
     assert len(data.datasets) == 3 * 6 + 1
     assert (data.evaluations["dataset"] == "common").sum() == 6
     assert np.isfinite(data.evaluations["score"]).all()
+
+
+# In the front door
+
+
+@pytest.fixture(scope="module")
+def tables() -> tuple[Dataset, Dataset]:
+    """Two halves of one table."""
+    frame = load_breast_cancer(as_frame=True).frame
+    one, other = frame.iloc[::2].reset_index(drop=True), frame.iloc[1::2].reset_index(drop=True)
+    return Dataset.from_frame(one, "target"), Dataset.from_frame(other, "target")
+
+
+def favour(dataset: Dataset, selection: Selection, family: str) -> list[Evaluation]:
+    """Runs in which this family did far better than all others."""
+    return [
+        Evaluation(dataset.fingerprint, c, Status.OK, {"roc_auc": (0.99, 0.98) if c.family == family else (0.7, 0.71)})
+        for c in selection.ranking
+    ]
+
+
+def leader(selection: Selection) -> str:
+    """Family with the highest expected score."""
+    return selection.candidates[int(np.argmax(selection.belief.mean))].family
+
+
+FAMILIES = ["linear", "knn", "random_forest", "naive_bayes"]
+
+
+def test_a_selection_expects_what_surprised_on_a_similar_table(store: Experience, tables) -> None:
+    one, other = tables
+    cold = select(other, families=FAMILIES)
+    store.add(cold.meta_features.to_series(), favour(one, cold, "naive_bayes"), task="binary")
+    warm = select(other, families=FAMILIES, experience=store)
+    assert leader(cold) != "naive_bayes"
+    assert leader(warm) == "naive_bayes"
+    assert "Own runs on 1 dataset were read as memory." in warm.explain()
+    assert "memory" not in cold.explain()
+    same = select(one, families=FAMILIES, experience=store)
+    assert "this table among them" in str(same)
+
+
+def test_runs_that_the_meta_model_knows_are_not_counted_again(store: Experience, tables) -> None:
+    one, other = tables
+    cold = select(other, families=FAMILIES)
+    store.add(cold.meta_features.to_series(), favour(one, cold, "naive_bayes"), task="binary")
+    model = copy.copy(shipped_meta_model())
+    model.card = {**model.card, "fingerprints": [*model.card.get("fingerprints", []), one.fingerprint]}
+    warm = select(other, families=FAMILIES, experience=store, meta_model=model)
+    np.testing.assert_allclose(warm.belief.mean, cold.belief.mean)
+    assert "are all on datasets that the meta-model knows" in str(warm)
+
+
+def test_an_empty_store_and_foreign_families_change_nothing(store: Experience, tables) -> None:
+    one, other = tables
+    cold = select(other, families=FAMILIES)
+    empty = select(other, families=FAMILIES, experience=store)
+    assert "holds none by roc_auc yet" in str(empty)
+    store.add(FEATURES, [evaluation(one.fingerprint, k=k, score=s) for k, s in ((3, 0.6), (7, 0.9))], task="binary")
+    strange = Evaluation(one.fingerprint, Candidate("my_own", {"depth": 3}), Status.OK, {"roc_auc": (0.9, 0.8)})
+    store.add(FEATURES, [strange], task="binary")
+    mixed = select(other, families=FAMILIES, experience=store)
+    assert np.isfinite(mixed.belief.mean).all()
+    np.testing.assert_allclose(empty.belief.mean, cold.belief.mean)
+
+
+def test_a_store_that_cannot_be_read_is_an_error_of_the_selection(tmp_path: Path, tables) -> None:
+    path = tmp_path / "broken.sqlite"
+    path.write_text("this is no database, and long enough to be seen as such" * 10)
+    with pytest.raises(ExperienceError, match="cannot be used"):
+        select(tables[0], families=FAMILIES, experience=path)
+
+
+def test_fits_keep_their_runs_and_the_next_selection_reads_them(tmp_path: Path, tables) -> None:
+    path, names = tmp_path / "runs.sqlite", ["linear", "naive_bayes"]
+    one, other = tables
+    model = AutoMetaClassifier(max_trials=2, families=names, experience=path, random_state=0, ensemble=False)
+    model.fit(one.X, one.y)
+    assert "holds none" in str(model.selection_)
+    kept = Experience(path).to_meta_dataset()
+    assert {c.family for c in kept.candidates.values()} <= set(names)
+    again = clone(model).fit(one.X, one.y)
+    assert "this table among them" in str(again.selection_)
+    assert len(Experience(path)) == 1
+    AutoMetaClassifier(max_trials=1, families=names, experience=str(path), random_state=0).fit(other.X, other.y)
+    assert len(Experience(path)) == 2
+    assert "Own runs on 2 datasets" in str(select(other, families=names, experience=path))
+
+
+def test_a_fit_whose_runs_cannot_be_kept_still_ends(tables) -> None:
+    class Full(Experience):
+        def add(self, *_: object, **__: object) -> int:
+            raise ExperienceError("The disk is full.")
+
+        def __len__(self) -> int:
+            return 0
+
+    model = AutoMetaClassifier(max_trials=1, families=["linear"], experience=Full("x.sqlite"), random_state=0)
+    with pytest.warns(UserWarning, match="disk is full"):
+        model.fit(tables[0].X, tables[0].y)
+    assert model.predict(tables[1].X).shape == (len(tables[1].X),)

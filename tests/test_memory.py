@@ -16,8 +16,9 @@ from autometa.family import Candidate
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model import MetaModel
 from autometa.meta_model.memory import TaskMemory, recall, shift, surprise
+from autometa.meta_model.own_runs import write_tasks
 from autometa.meta_training import TrainingOptions, train_meta_model
-from autometa.meta_training.memory import MemoryOptions, after_reading, residual_rows, train_memory, write_tasks
+from autometa.meta_training.memory import MemoryOptions, after_reading, residual_rows, train_memory
 from autometa.records import Evaluation, Status
 
 # No learners: the meta-model is the portfolio, so everything that depends on the dataset is left to the memory.

@@ -17,6 +17,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from autometa.meta_model.calibration import Calibration
+from autometa.meta_model.conditioning import Posterior, Seen, condition, unconditioned
+from autometa.meta_model.outputs import Hint, TrainRows, output_name
 from autometa.meta_model.priors import Covariance as Covariance
 from autometa.meta_model.priors import Floats as Floats
 from autometa.meta_model.priors import Prior as Prior
@@ -24,20 +26,7 @@ from autometa.meta_model.priors import ScalePrior as ScalePrior
 from autometa.meta_model.priors import SecondsPrior as SecondsPrior
 from autometa.meta_model.priors import kernel as kernel
 
-_MAX_CELLS = 20_000
-_MIN_WEIGHT = 1e-3
 _TINY = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class _Posterior:
-    """Mixture over scales and components: weights (K,), means (K, C) and standard deviations (K, C), raw units."""
-
-    weight: Floats
-    mean: Floats
-    std: Floats
-    scale: Floats
-    offset: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +60,24 @@ class Belief:
     failed: tuple[int, ...] = ()
     timed: tuple[int, ...] = ()
     log_seconds: tuple[float, ...] = ()
+    hints: tuple[Hint, ...] = ()
     _columns: Any = None
     _timed_columns: Any = None
+    _hinted_columns: Any = None
 
     def __len__(self) -> int:
         return len(self.prior.mean)
 
     def observe(
-        self, index: int, raw_score: float, standard_error: float | None = None, *, seconds: float | None = None
+        self,
+        index: int,
+        raw_score: float,
+        standard_error: float | None = None,
+        *,
+        seconds: float | None = None,
+        output: str | TrainRows | None = None,
     ) -> Belief:
-        """The belief after one more trial.
+        """The belief after one more trial, or after its score in an auxiliary output.
 
         Parameters
         ----------
@@ -92,17 +89,22 @@ class Belief:
             Of the raw score. Default: a small share of the dataset's scale.
         seconds : float, optional
             Measured fit seconds.
+        output : str or TrainRows, optional
+            What was measured, where it is not the target: another metric by its name, or the target's metric after
+            training on fewer rows; one of :attr:`outputs`. The candidate does not count as tried.
 
         Raises
         ------
         ValueError
-            The index or the score is not usable; report a failed trial with :meth:`observe_failure`.
+            The index, the score or the output is not usable; report a failed trial with :meth:`observe_failure`.
         """
         index = self._check_index(index)
         if not math.isfinite(raw_score):
             raise ValueError(f"raw_score must be finite. Got {raw_score}; report a failure with observe_failure.")
         error = math.nan if standard_error is None else float(standard_error)
         later = self.observe_seconds(index, seconds) if seconds is not None else self
+        if output is not None:
+            return later._hinted(Hint(index, output_name(output), float(raw_score), error))
         n = len(self.tried)
         column = self.prior.covariance.column(index)[:, None]
         columns = column if self._columns is None else np.insert(self._columns, n, column[:, 0], axis=1)
@@ -110,6 +112,13 @@ class Belief:
             later, tried=(*self.tried, index), raw_scores=(*self.raw_scores, float(raw_score)),
             standard_errors=(*self.standard_errors, error), _columns=columns,
         )  # fmt: skip
+
+    def _hinted(self, hint: Hint) -> Belief:
+        if hint.output not in self.outputs:
+            raise ValueError(f"output must be one of {', '.join(self.outputs) or 'none'}. Got {hint.output!r} instead.")
+        column = self.prior.covariance.column(hint.index)[:, None]
+        columns = column if self._hinted_columns is None else np.hstack([self._hinted_columns, column])
+        return replace(self, hints=(*self.hints, hint), _hinted_columns=columns)
 
     def observe_failure(self, index: int) -> Belief:
         """The belief after a trial that ended without a score: never proposed again, and its like looks worse."""
@@ -146,14 +155,29 @@ class Belief:
             raise ValueError("Every candidate was tried; there is no next one.")
         return int(np.argmax(gain))
 
-    def expected_improvement(self) -> Floats:
-        """Expected gain over the best score found, raw units, shape (C,); before the first score, the mean."""
+    def expected_improvement(self, *, bonus: Floats | float = 0.0, blur: float = 0.0) -> Floats:
+        """Expected gain over the best score found, raw units, shape (C,); before the first score, the mean.
+
+        Parameters
+        ----------
+        bonus : float or ndarray of shape (C,)
+            Added to each score, normalised units: what a candidate is worth beside its own score.
+        blur : float
+            Standard deviation of that, normalised units.
+        """
         if not self.tried:
             return self.mean.copy()
         post = self._posterior
-        z = (post.mean - self.incumbent) / post.std
-        gain = post.std * (z * ndtr(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
+        scale = post.scale[:, None]
+        std = np.hypot(post.std, scale * blur)
+        z = (post.mean + scale * bonus - self.incumbent) / std
+        gain = std * (z * ndtr(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
         return np.asarray(post.weight @ gain)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the auxiliary outputs that :meth:`observe` takes; fewer training rows are ``"@128"``, say."""
+        return tuple(self.prior.outputs)
 
     @property
     def incumbent(self) -> float:
@@ -198,7 +222,9 @@ class Belief:
         Calibrated on datasets that the forecast had not seen, by the number of trials so far, where the meta-model
         brings a calibration.
         """
-        low, high = _ends(level, self.prior.calibration, len(self.tried) + len(self.failed))
+        n_seen = len(self.tried) + len(self.failed)
+        # Scores in auxiliary outputs tell level and scale of the dataset, as a first trial does.
+        low, high = _ends(level, self.prior.calibration, max(n_seen, min(len(self.hints), 1)))
         return self.mean + low * self.downside, self.mean + high * self.std
 
     @property
@@ -231,9 +257,12 @@ class Belief:
         return mean, np.sqrt(variance)
 
     @cached_property
-    def _posterior(self) -> _Posterior:
-        seen = [*self.tried, *self.failed]
-        return _condition(self, seen) if seen else _unconditioned(self.prior)
+    def _posterior(self) -> Posterior:
+        parts = [part for part in (self._columns, self._hinted_columns) if part is not None]
+        if not parts:
+            return unconditioned(self.prior)
+        seen = Seen(self.tried, self.raw_scores, self.standard_errors, self.failed, self.hints, np.hstack(parts))
+        return condition(self.prior, seen)
 
     @cached_property
     def _time_moments(self) -> tuple[Floats, Floats]:
@@ -260,64 +289,3 @@ def _ends(level: float, calibration: Calibration | None, n_trials: int) -> tuple
         return calibration.ends(level, n_trials)
     width = float(ndtri(0.5 + level / 2))
     return -width, width
-
-
-def _unconditioned(prior: Prior) -> _Posterior:
-    """Before any trial the components need not be told apart: their displacements enter the variance."""
-    scales, log_weights, offsets, offset_std = prior.scale.grid(None, prior.n_scales)
-    weight = np.exp(log_weights) / np.exp(log_weights).sum()
-    mean, variance = prior.mean, prior.covariance.diagonal
-    if prior.opening is not None:  # candidates that were added to the prior have none
-        mean = mean + np.pad(prior.opening, (0, len(mean) - len(prior.opening)))
-    if len(prior.shifts):
-        mean, variance = mean + prior.shifts.mean(axis=0), variance + prior.shifts.var(axis=0)
-    std = np.sqrt(scales[:, None] ** 2 * variance + offset_std**2)
-    return _Posterior(weight, offsets[:, None] + scales[:, None] * mean, std, scales, offsets)
-
-
-def _condition(belief: Belief, seen: list[int]) -> _Posterior:
-    """Exact update for each scale and component; unlikely pairs of them are dropped."""
-    prior, n_scored = belief.prior, len(belief.tried)
-    first = belief.raw_scores[0] if n_scored else None
-    scales, log_weights, offsets, offset_std = prior.scale.grid(first, prior.n_scales)
-    n, B = len(seen), len(scales)
-    scored = np.zeros(n)
-    scored[:n_scored] = 1.0
-    shared = (offset_std / scales) ** 2  # (B,) variance of the offset in units of the scale
-    errors = np.array(belief.standard_errors)
-    noise = np.full((B, n), 0.25)  # a failure says "about -1", not more
-    noise[:, :n_scored] = np.where(
-        np.isfinite(errors), prior.noise_share * (errors / scales[:, None]) ** 2 + 1e-6, prior.noise
-    )
-    within = belief._columns[seen] + shared[:, None, None] * np.outer(scored, scored)  # (B, n, n)
-    within[:, np.arange(n), np.arange(n)] += noise
-    factor = np.linalg.cholesky(within)  # (B, n, n)
-    inverse = np.linalg.inv(factor)  # (B, n, n): a product is faster than solving for every candidate
-    expected = prior.mean[seen][None, :] + (prior.shifts[:, seen] if len(prior.shifts) else np.zeros((1, n)))  # (I, n)
-    target = np.full((B, n), -1.0)
-    target[:, :n_scored] = (np.array(belief.raw_scores)[None, :] - offsets[:, None]) / scales[:, None]
-    white = inverse @ (target[:, :, None] - expected.T[None, :, :])  # (B, n, I)
-    log_det = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
-    log_like = log_weights - log_det - n_scored * np.log(scales)
-    log_like = log_like[:, None] - 0.5 * np.square(white).sum(axis=1)  # (B, I)
-    b, i, weight = _likely_pairs(log_like, len(prior.mean))
-    mean, std = np.empty((len(b), len(prior.mean))), np.empty((len(b), len(prior.mean)))  # (K, C)
-    for k in np.unique(b):
-        at = b == k
-        gain = inverse[k] @ belief._columns.T + shared[k] * (inverse[k] @ scored)[:, None]  # (n, C)
-        variance = prior.covariance.diagonal + shared[k] - np.einsum("nc,nc->c", gain, gain)  # (C,)
-        std[at] = scales[k] * np.sqrt(np.maximum(variance, 1e-9))
-        mean[at] = offsets[k] + scales[k] * (white[k][:, i[at]].T @ gain)
-    centre = prior.mean + (prior.shifts[i] if len(prior.shifts) else 0.0)  # (K, C) or (C,)
-    mean += scales[b][:, None] * centre
-    return _Posterior(weight, mean, std, scales[b], offsets[b])
-
-
-def _likely_pairs(log_like: Floats, n_candidates: int) -> tuple[Any, Any, Floats]:
-    """The most likely (scale, component) pairs and their normalised weights."""
-    flat = log_like.ravel()
-    weight = np.exp(flat - flat.max())
-    order = np.argsort(-weight)[: max(16, _MAX_CELLS // n_candidates)]
-    order = order[weight[order] > _MIN_WEIGHT]
-    b, i = np.divmod(order, log_like.shape[1])
-    return b, i, weight[order] / weight[order].sum()

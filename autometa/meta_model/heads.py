@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autometa.meta_model.calibration import Calibration
+from autometa.meta_model.outputs import Relation
 from autometa.meta_model.priors import Floats, ScalePrior
 
 SIZES = ("log_rows", "log_columns", "log_classes")
@@ -63,6 +64,8 @@ class Head(nn.Module):
     n_outputs, n_pool, n_residuals, n_learners, n_scale_inputs, n_sizes : int
         Sizes: shared outputs R, pool members P with this metric, training datasets with it, stacked learners, inputs
         of the scale prior, measures of size whose effect is linear.
+    n_auxiliary : int
+        Auxiliary outputs.
 
     Attributes
     ----------
@@ -82,6 +85,8 @@ class Head(nn.Module):
         How far scores fall below the lowest one that is told apart, root mean square, normalised units.
     sizes_coef : Tensor of shape (n_sizes, P)
         Effect of the measures of size (log-seconds: rows, columns, classes).
+    auxiliary : Tensor of shape (n_auxiliary, P)
+        Expected normalised scores in the auxiliary outputs that ``settings["outputs"]`` names, in their order.
     rows, winners : Tensor of shape (n_residuals,)
         Positions of the training datasets with this metric, and of the candidate that won there in the pool.
     """
@@ -94,6 +99,7 @@ class Head(nn.Module):
     coef: Tensor
     tail: Tensor
     sizes_coef: Tensor
+    auxiliary: Tensor
     rows: Tensor
     winners: Tensor
 
@@ -106,6 +112,7 @@ class Head(nn.Module):
         n_learners: int,
         n_scale_inputs: int = 0,
         n_sizes: int = 0,
+        n_auxiliary: int = 0,
     ) -> None:
         super().__init__()
         self.register_buffer("members", torch.zeros(n_pool, dtype=torch.int32))
@@ -116,6 +123,8 @@ class Head(nn.Module):
         self.register_buffer("coef", torch.zeros(n_scale_inputs + 1, 2))
         self.register_buffer("tail", torch.zeros(n_pool))
         self.register_buffer("sizes_coef", torch.zeros(n_sizes, n_pool))
+        # A file that was written before there were auxiliary outputs holds none.
+        self.register_buffer("auxiliary", torch.zeros(n_auxiliary, n_pool), persistent=n_auxiliary > 0)
         self.register_buffer("rows", torch.zeros(n_residuals, dtype=torch.int32))
         self.register_buffer("winners", torch.zeros(n_residuals, dtype=torch.int32))
         self.settings: dict[str, Any] = {}
@@ -126,7 +135,7 @@ class Head(nn.Module):
         return {
             "n_outputs": self.directions.shape[0], "n_pool": self.directions.shape[1],
             "n_residuals": len(self.residuals), "n_learners": len(self.stack),
-            "n_scale_inputs": len(self.coef) - 1, "n_sizes": len(self.sizes_coef),
+            "n_scale_inputs": len(self.coef) - 1, "n_sizes": len(self.sizes_coef), "n_auxiliary": len(self.auxiliary),
         }  # fmt: skip
 
     def forecast(
@@ -165,6 +174,11 @@ class Head(nn.Module):
         """Share of a squared standard error that is a candidate's own, for this task."""
         found = self.settings.get("noise_share", {})
         return float(found.get(task, found.get("", 1.0)))
+
+    def relations(self, task: str) -> dict[str, Relation]:
+        """How each auxiliary output follows from this metric, for this task, in the order of :attr:`auxiliary`."""
+        found = self.settings.get("outputs", {})
+        return {name: Relation.from_spec(by_task.get(task, by_task[""])) for name, by_task in found.items()}
 
     def calibration(self, task: str) -> Calibration | None:
         """Calibration of the intervals for this task, else the one for all; ``None`` before any was made."""

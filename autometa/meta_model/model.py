@@ -22,6 +22,7 @@ from autometa.meta_model.encoders import ConfigEncoder, FeatureEncoder
 from autometa.meta_model.heads import Head as Head
 from autometa.meta_model.heads import shrunk_covariance as shrunk_covariance
 from autometa.meta_model.novelty import Novelty
+from autometa.meta_model.outputs import Output
 from autometa.meta_model.pool import CandidatePool, View
 from autometa.meta_model.priors import Covariance, Floats, Prior, SecondsPrior, kernel
 from autometa.meta_model.regressors import Forest, MLPBag, Ridge
@@ -126,11 +127,13 @@ class MetaModel(nn.Module):
             errors = head.residuals.cpu().numpy().astype(np.float32)
             errors = errors - errors.mean(axis=0)
             shifts = _spread_over(errors, head, view, len(self.pool)) * np.sqrt(1 - bandwidth**2)
-        scale = replace(head.scale_prior(x), unit=self._unit(self.metrics[0] if metric is None else metric, features))
+        metric = self.metrics[0] if metric is None else metric
+        scale = replace(head.scale_prior(x), unit=self._unit(metric, features))
         prior = Prior(
             mean, _scaled(covariance, bandwidth), scale, shifts=shifts, noise=head.settings["noise"],
             noise_share=head.noise_share(task), calibration=head.calibration(task), trust=trust, novelty=novelty,
             opening=opening, tail=_spread_over(head.tail.cpu().numpy()[None], head, view, len(self.pool))[0],
+            outputs={} if scale.relative else self._outputs(head, view, metric, features),
         )  # fmt: skip
         timed = self.seconds_head
         if timed is None:
@@ -203,6 +206,11 @@ class MetaModel(nn.Module):
         pairs = zip(head.rows.tolist(), head.winners.tolist(), strict=True)
         return {names[row]: Candidate(*self.pool.candidates[winner]) for row, winner in pairs}
 
+    def probes(self, metric: str | None = None) -> dict[int, list[Candidate]]:
+        """Candidates whose scores after training on few rows inform on this metric, by the number of rows."""
+        found = self.head(metric).settings.get("probes", {})
+        return {int(n): [Candidate(*self.pool.candidates[i]) for i in members] for n, members in found.items()}
+
     @property
     def _device(self) -> torch.device:
         return self.encoder.quantiles.device
@@ -240,16 +248,34 @@ class MetaModel(nn.Module):
 
     def _centred(self, head: Head, pool_mean: Floats, view: View) -> tuple[Floats, Floats]:
         """Means of the viewed candidates and how far those outside the pool may lie from them, each (C,)."""
+        spread = np.full(len(self.pool.families) + 1, head.settings["spread"])
+        for number, own in head.settings["family_spread"].items():
+            spread[int(number)] = own
+        return self._carried(head, pool_mean[None], view)[0], spread[np.minimum(view.family, len(spread) - 1)]
+
+    def _carried(self, head: Head, pool_means: Floats, view: View) -> Floats:
+        """Means over the head's pool members (n, P) carried to the viewed candidates (n, C), family by family."""
         family = self.pool.family[head.members.cpu().numpy()]
-        centre = np.full(len(self.pool.families) + 1, float(np.median(pool_mean)))
-        spread = np.full(len(centre), head.settings["spread"])
+        centre = np.repeat(np.median(pool_means, axis=1)[:, None], len(self.pool.families) + 1, axis=1)
         for number in np.unique(family):
-            at = family == number
-            centre[number] = pool_mean[at].mean()
-            spread[number] = head.settings["family_spread"][str(number)]
-        group = np.minimum(view.family, len(centre) - 1)
-        mean = centre[group] + _spread_over((pool_mean - centre[family])[None], head, view, len(self.pool))[0]
-        return mean, spread[group]
+            centre[:, number] = pool_means[:, family == number].mean(axis=1)
+        group = np.minimum(view.family, centre.shape[1] - 1)
+        return centre[:, group] + _spread_over(pool_means - centre[:, family], head, view, len(self.pool))
+
+    def _outputs(self, head: Head, view: View, metric: str, features: Mapping[str, Any]) -> dict[str, Output]:
+        """The auxiliary outputs of a dataset by their names."""
+        relations = head.relations(str(features.get("task", "")))
+        if not relations:
+            return {}
+        rows = torch.vstack([head.portfolio, head.auxiliary]).cpu().numpy().astype(float)  # (1 + O, P)
+        target, *others = self._carried(head, rows, view)
+        unit = self._unit(metric, features)
+        return {
+            name: Output(
+                r, other - r.loading * target, unit if name.startswith("@") else self._unit(name, features), unit
+            )
+            for (name, r), other in zip(relations.items(), others, strict=True)
+        }
 
     def save(self, folder: str | Path) -> Path:
         """Write ``weights.safetensors`` and ``card.json`` into a folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autometa.meta_model.calibration import Calibration
+from autometa.meta_model.outputs import Output
 
 Floats = NDArray[np.float64]
 
@@ -142,6 +144,8 @@ class Prior:
         Share of the forecast from meta-features that enters before the first trial; 0 is the portfolio alone.
     novelty : float
         Share of the known datasets that lie nearer to the others than this one does, NaN where not known.
+    outputs : mapping of str to Output
+        Auxiliary outputs whose scores inform the belief.
     """
 
     mean: Floats
@@ -156,6 +160,7 @@ class Prior:
     opening: Floats | None = None
     trust: float = 1.0
     novelty: float = math.nan
+    outputs: Mapping[str, Output] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

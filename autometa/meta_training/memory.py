@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model.belief import Floats
-from autometa.meta_model.memory import TaskMemory, surprise
+from autometa.meta_model.memory import TaskMemory
 from autometa.meta_model.model import Head, MetaModel
 
 _WARM_UP = 0.25
@@ -170,36 +170,3 @@ def _episode_loss(memory: TaskMemory, part: _Episodes, order: Tensor) -> Tensor:
     before = torch.ones(len(order), len(order), dtype=torch.bool).tril(diagonal=-1)  # (N, N)
     read = memory.read(x, x, values, before & ~part.related[order][:, order])  # (N, R)
     return (read - values).square().sum(dim=1)[int(_WARM_UP * len(order)) :].mean()
-
-
-def write_tasks(memory: TaskMemory, model: MetaModel, meta_dataset: MetaDataset) -> TaskMemory:
-    """A memory with all tasks of a meta-dataset written to it, a person's own runs say; nothing is trained.
-
-    Parameters
-    ----------
-    meta_dataset : MetaDataset
-        Any candidates, in the pool of the meta-model or not; metrics that the meta-model does not know are ignored.
-    """
-    for metric in meta_dataset.metrics:
-        if metric not in model.metrics:
-            meta_dataset = _without(meta_dataset, metric)
-    candidates, evaluations = meta_dataset.candidates, meta_dataset.evaluations
-    records = dict(zip(meta_dataset.datasets, meta_dataset.meta_features.to_dict("records"), strict=True))
-    for name in meta_dataset.datasets:
-        features = {str(key): value for key, value in records[name].items()}
-        rows, values = evaluations[evaluations["dataset"] == name], {}
-        for metric in rows["metric"].unique():
-            part = rows[rows["metric"] == metric]
-            values[str(metric)] = surprise(
-                model, features, candidates=[candidates[key] for key in part["key"]], metric=str(metric),
-                raw_scores=part["score"].to_numpy(dtype=float),
-                standard_errors=part["standard_error"].to_numpy(dtype=float),
-            )  # fmt: skip
-        if values:
-            memory = memory.write(name, model.encoder(features), values)
-    return memory
-
-
-def _without(meta_dataset: MetaDataset, metric: str) -> MetaDataset:
-    rows = meta_dataset.evaluations
-    return MetaDataset(rows[rows["metric"] != metric], meta_dataset.meta_features, meta_dataset.groups)

@@ -14,7 +14,7 @@ import numpy as np
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model import MetaModel
 from autometa.meta_training.parts import TrainingOptions as TrainingOptions
-from autometa.meta_training.parts import learn
+from autometa.meta_training.parts import learn, with_relations
 from autometa.meta_training.rehearsal import rehearse
 
 
@@ -40,7 +40,7 @@ def train_meta_model(meta_dataset: MetaDataset, seed: int = 0, *, options: Train
     if len(meta_dataset.datasets) < 4:
         raise ValueError(f"Meta-training needs at least 4 datasets. Got {len(meta_dataset.datasets)}.")
     options = options or TrainingOptions()
-    parts = learn(meta_dataset, seed, options)
+    parts = with_relations(learn(meta_dataset, seed, options), meta_dataset)
     caution = rehearse(meta_dataset, seed, options)
     return parts.assemble(caution, _card(meta_dataset, options, seed) | {"rehearsal": dict(caution.report)})
 

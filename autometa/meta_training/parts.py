@@ -23,9 +23,11 @@ from autometa.meta_model.estimation import Floats, Table
 from autometa.meta_model.heads import SIZES, Head, SizeScale
 from autometa.meta_model.model import MetaModel, structure
 from autometa.meta_model.novelty import Novelty
+from autometa.meta_model.outputs import TrainRows, output_name
 from autometa.meta_model.pool import CandidatePool
 from autometa.meta_model.priors import kernel
 from autometa.meta_model.regressors import Forest, Ridge, fit_bag
+from autometa.meta_training.relations import Related, relate
 
 MAX_POOL = 400
 """Candidates kept as outputs, the most often measured first; the rest is reached through the kernel."""
@@ -142,6 +144,7 @@ class Parts:
     directions: Sequence[Floats]
     learners: Sequence[nn.Module]
     held_out: Sequence[Floats]
+    related: Mapping[str, Mapping[str, Related]] = field(default_factory=dict)
 
     def assemble(self, caution: Caution, card: Mapping[str, Any]) -> MetaModel:
         """A meta-model whose forecasts and intervals are as careful as rehearsals taught."""
@@ -149,7 +152,10 @@ class Parts:
         for (metric, table), directions in zip(self.tables.items(), self.directions, strict=False):
             shrink = caution.shrink.get(metric, {})
             share = np.array([shrink.get(task, shrink.get("", 1.0)) for task in self.tasks[table.rows]])
-            heads[metric] = head = _fit_head(self.common, table, directions, self.held_out, share=share)
+            related = self.related.get(metric, {})
+            heads[metric] = head = _fit_head(
+                self.common, table, directions, self.held_out, share=share, related=related
+            )
             head.settings |= {
                 "shrink": dict(shrink), "opening": dict(caution.opening.get(metric, {})),
                 "threshold": caution.threshold,
@@ -197,6 +203,23 @@ def learn(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> Par
         common, encoder, Novelty.fit(X, encoder.expand(features), np.asarray(groups, dtype=np.int64)),
         task_names(features), tables, timed, sizes, directions, learners, held_out,
     )  # fmt: skip
+
+
+def with_relations(parts: Parts, meta_dataset: MetaDataset) -> Parts:
+    """With the auxiliary outputs of each metric: the other metrics, and the same metric on fewer training rows.
+
+    Rehearsals do without.
+    """
+    (pool, keys), tasks, result = _pool(meta_dataset), parts.tasks, {}
+    for metric, table in parts.tables.items():
+        others = {name: other for name, other in parts.tables.items() if name != metric}
+        for n_rows in meta_dataset.train_sizes(metric):
+            cells = _cells(meta_dataset, meta_dataset.score_table(metric, train_rows=n_rows), keys)
+            if np.isfinite(cells).any():
+                others[output_name(TrainRows(n_rows))] = estimation.normalise(cells, pool.family)
+        found = {name: relate(table, other, tasks) for name, other in others.items()}
+        result[metric] = {name: related for name, related in found.items() if related is not None}
+    return replace(parts, related=result)
 
 
 def task_names(features: pd.DataFrame) -> NDArray[np.str_]:
@@ -308,11 +331,14 @@ def _fit_head(
     *,
     share: Floats | None = None,
     sizes: Floats | None = None,
+    related: Mapping[str, Related] | None = None,
 ) -> Head:
     """Stacking weights, residual covariance and scale prior of one table.
 
-    ``share`` (N,) is how much of the forecast each dataset keeps, ``sizes`` (K, P) a linear effect already taken out.
+    ``share`` (N,) is how much of the forecast each dataset keeps, ``sizes`` (K, P) a linear effect already taken out,
+    ``related`` the auxiliary outputs.
     """
+    related = related or {}
     pool, splits = task.pool, task.splits(table.rows)
     predictions = [outputs[table.rows] @ directions for outputs in held_out]
     stack = estimation.stack_weights(predictions, table.residual)
@@ -322,7 +348,7 @@ def _fit_head(
     coef, scale = estimation.fit_scale(table, task.X[table.rows], splits, conditional=task.options.conditional_scale)
     head = Head(
         len(directions), len(table.columns), n_residuals=len(errors), n_learners=len(stack),
-        n_scale_inputs=task.X.shape[1], n_sizes=0 if sizes is None else len(sizes),
+        n_scale_inputs=task.X.shape[1], n_sizes=0 if sizes is None else len(sizes), n_auxiliary=len(related),
     )  # fmt: skip
     family, vectors = pool.family[table.columns], pool.vectors[table.columns]
     same = (family[:, None] == family).astype(float)
@@ -332,6 +358,7 @@ def _fit_head(
         "members": table.columns, "portfolio": table.portfolio, "directions": directions, "stack": stack,
         "residuals": errors, "coef": coef, "rows": table.rows, "winners": table.winners, "tail": table.shortfall,
         "sizes_coef": np.zeros((0, len(table.columns))) if sizes is None else sizes,
+        "auxiliary": np.array([r.portfolio for r in related.values()]),
     }  # fmt: skip
     for name, value in arrays.items():
         buffer = getattr(head, name)
@@ -343,6 +370,8 @@ def _fit_head(
         "bandwidth": task.options.bandwidth,
         "noise": task.options.noise,
         "scale": scale,
+        "outputs": {name: {t: r.spec for t, r in found.relations.items()} for name, found in related.items()},
+        "probes": {name[1:]: found.members.tolist() for name, found in related.items() if name.startswith("@")},
         "spread": float(total.std()),
         "family_spread": {
             str(n): float((total[:, family == n] - total[:, family == n].mean()).std()) for n in np.unique(family)

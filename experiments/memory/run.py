@@ -3,11 +3,15 @@
     python experiments/memory/run.py external FOLDER... [--seeds 1]
     python experiments/memory/run.py stream FOLDER...
     python experiments/memory/run.py corpus
+    python experiments/memory/run.py corpus-stream [--corpus FOLDER]
 
 ``external`` and ``corpus`` compare four ways to believe, for a parametric meta-model (ridge alone) and for the shipped
 one (ridge and forest): without memory, with it, with an untrained one, and with the values shuffled among its keys.
 ``stream`` trains on three of ten folds, writes the tasks of six more to the memory, one after the other and without a
-gradient step, and tests on the tenth. Figures go to ``report.json`` beside this file, rows of each part replaced.
+gradient step, and tests on the tenth. ``corpus-stream`` does so on a corpus: of the groups that are not tested 100
+datasets are the stream, the few others train the meta-model and the attention; "the stream alone" is what
+``experience=`` of ``select`` reads, an untrained attention over the stream. Figures go to ``report.json`` beside
+this file, rows of each part replaced.
 """
 
 from __future__ import annotations
@@ -27,19 +31,22 @@ import numpy as np
 import pandas as pd
 import torch
 
+from autometa.experiment.simulation import bootstrap_interval, incumbent_curve
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model import Belief, MetaModel
 from autometa.meta_model.memory import TaskMemory, recall
+from autometa.meta_model.own_runs import empty_memory, write_tasks
 from autometa.meta_training import TrainingOptions, train_meta_model
-from autometa.meta_training.memory import MemoryOptions, train_memory, write_tasks
+from autometa.meta_training.memory import MemoryOptions, train_memory
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "meta_model"))
 from external import load, normalise  # noqa: E402
-from own_corpus import CORPUS, curve, load_worlds, normalised  # noqa: E402
+from own_corpus import CORPUS, World, load_worlds, normalised  # noqa: E402
 
 LEARNERS = {"ridge": ("ridge",), "ridge+forest": ("ridge", "forest")}
 KS = (1, 3, 5, 10)
+N_STREAM = 100
 UNTRAINED = MemoryOptions(n_episodes=0)
 
 Row = dict[str, Any]
@@ -131,22 +138,61 @@ def corpus(seeds: int) -> Iterator[Row]:
                     model = train_meta_model(train, seed=seed, options=TrainingOptions(learners=learners))
                     ways = memories(train, model, seed)
                     for world in worlds:
-                        for name in (d for d in test.datasets if d in world.choose.index):
-                            raw, error = world.choose.loc[name].to_numpy(), world.error.loc[name].to_numpy()
-                            if world.spread[name] < 2 * np.nanmedian(error) / np.sqrt(2):
-                                continue
-                            truth = normalised(world.score.loc[name].to_numpy(), float(world.spread[name]))
-                            for way, memory in ways.items():
-                                belief = recall(
-                                    memory, model, meta_features=meta.meta_features.loc[name],
-                                    candidates=world.candidates, metric=world.metric,
-                                )  # fmt: skip
-                                path = np.array(curve(try_candidates(belief, raw, error), raw, truth))
-                                yield {
-                                    "base": base, "group": str(meta.groups[name]), "seed": seed, "dataset": name,
-                                    "way": way, "error": normalised_error(belief, truth), "path": path,
-                                }  # fmt: skip
+                        for row in world_rows(meta, model, test, world=world, ways=ways):
+                            yield row | {"base": base, "seed": seed}
         print(f"corpus: half {half} done", flush=True)
+
+
+def corpus_stream(folder: Path) -> Iterator[Row]:
+    """100 tasks written without a gradient step, full trust; six folds of groups, each half of the splits chooses."""
+    for half in (0, 1):
+        meta, worlds = load_worlds(folder, half)
+        rows = meta.evaluations[meta.evaluations["metric"].isin([world.metric for world in worlds])]
+        meta = MetaDataset(rows, meta.meta_features, meta.groups)
+        for fold, (rest, test) in enumerate(meta.split_by_group(6, seed=half)):
+            start, new = two_parts(rest, seed=10 * half + fold)
+            model = train_meta_model(start, options=TrainingOptions(n_rehearsals=0))
+            memory = train_memory(start, model)
+            later = write_tasks(memory, model, new)
+            ways = {
+                "no memory": None, "memory": memory, "after the stream": later, "stream shuffled": later.shuffled(0),
+                "the stream alone": write_tasks(empty_memory(model), model, new),
+            }  # fmt: skip
+            for world in worlds:
+                for row in world_rows(meta, model, test, world=world, ways=ways):
+                    yield row | {"base": "ridge+forest", "seed": half}
+            sizes = f"{len(start.datasets)} + {len(new.datasets)} datasets"
+            print(f"half {half}, fold {fold}: {sizes}, {time.process_time():.0f} CPU s", flush=True)
+
+
+def world_rows(
+    meta: MetaDataset, model: MetaModel, test: MetaDataset, *, world: World, ways: dict[str, TaskMemory | None]
+) -> Iterator[Row]:
+    """One row per test dataset of a task that is not flat, and way to believe."""
+    for name in (d for d in test.datasets if d in world.choose.index):
+        raw, error = world.choose.loc[name].to_numpy(), world.error.loc[name].to_numpy()
+        if world.spread[name] < 2 * np.nanmedian(error) / np.sqrt(2):
+            continue
+        truth = normalised(world.score.loc[name].to_numpy(), float(world.spread[name]))
+        features = meta.meta_features.loc[name]
+        for way, memory in ways.items():
+            belief = recall(
+                memory, model, meta_features=features, candidates=world.candidates, metric=world.metric
+            )  # fmt: skip
+            path = incumbent_curve(try_candidates(belief, raw, error), raw, truth)
+            yield {
+                "group": str(meta.groups[name]), "dataset": name, "way": way, "error": normalised_error(belief, truth),
+                "path": path,
+            }  # fmt: skip
+
+
+def two_parts(data: MetaDataset, seed: int) -> tuple[MetaDataset, MetaDataset]:
+    """Whole groups for the start, and about 100 datasets of other groups for the stream."""
+    groups = np.random.default_rng(seed).permutation(data.groups.unique())
+    counts = data.groups.value_counts().reindex(groups).cumsum()
+    late = set(counts.index[counts <= N_STREAM])
+    new = [d for d in data.datasets if data.groups[d] in late]
+    return data.subset([d for d in data.datasets if data.groups[d] not in late]), data.subset(new)
 
 
 def summarise(rows: list[Row], reference: str) -> dict[str, Any]:
@@ -174,13 +220,9 @@ def summarise(rows: list[Row], reference: str) -> dict[str, Any]:
     return report
 
 
-def bootstrap(values: np.ndarray, cluster: np.ndarray, n: int = 4000) -> list[float]:
+def bootstrap(values: np.ndarray, cluster: np.ndarray) -> list[float]:
     """95 % interval of the mean when whole clusters are drawn again."""
-    _, number = np.unique(cluster, return_inverse=True)
-    total, count = np.bincount(number, values), np.bincount(number)
-    drawn = np.random.default_rng(0).integers(len(total), size=(n, len(total)))
-    means = total[drawn].sum(axis=1) / count[drawn].sum(axis=1)
-    return [round(float(q), 4) for q in np.quantile(means, [0.025, 0.975])]
+    return [round(v, 4) for v in bootstrap_interval(values, cluster, n_samples=4_000)[1:]]
 
 
 def show(name: str, report: dict[str, Any]) -> None:
@@ -196,8 +238,9 @@ def show(name: str, report: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["external", "stream", "corpus"])
+    parser.add_argument("part", choices=["external", "stream", "corpus", "corpus-stream"])
     parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--corpus", type=Path, default=CORPUS)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--report", type=Path, default=HERE / "report.json")
     arguments = parser.parse_args()
@@ -205,6 +248,8 @@ def main() -> None:
     runs: dict[str, Callable[[], Iterator[Row]]] = {}
     if arguments.part == "corpus":
         runs["corpus"] = lambda: corpus(arguments.seeds)
+    if arguments.part == "corpus-stream":
+        runs["corpus-stream"] = lambda: corpus_stream(arguments.corpus)
     for folder in arguments.folders:
         part = external if arguments.part == "external" else stream
         runs[f"{arguments.part} {folder.resolve().name}"] = lambda part=part, folder=folder: part(
@@ -212,7 +257,11 @@ def main() -> None:
         )
     for name, rows in runs.items():
         started = time.process_time()
-        result = summarise(list(rows()), "memory" if arguments.part == "stream" else "no memory")
+        found = list(rows())
+        result = summarise(found, "memory" if arguments.part == "stream" else "no memory")
+        if arguments.part == "corpus-stream":
+            against = summarise(found, "memory")
+            result["against the memory before the stream"] = against["ridge+forest: after the stream"]
         result["cpu_seconds"] = round(time.process_time() - started)
         report = json.loads(arguments.report.read_text()) if arguments.report.exists() else {}
         report[name] = result

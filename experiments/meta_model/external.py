@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 
+from autometa.experiment.simulation import bootstrap_interval, greedy_portfolio
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model import MetaModel
 from autometa.meta_training import TrainingOptions, train_meta_model
@@ -45,15 +46,6 @@ def normalise(raw: pd.DataFrame) -> pd.DataFrame:
     """0 = the dataset's median configuration, 1 = its best; used to judge, never to choose."""
     median = raw.median(axis=1)
     return raw.sub(median, axis=0).div(raw.max(axis=1) - median + 1e-9, axis=0).clip(lower=-1)
-
-
-def greedy_portfolio(scores: np.ndarray, n_trials: int) -> list[int]:
-    """Configurations that together cover the training datasets best, one after the other."""
-    best, chosen = np.full(len(scores), -9.0), []
-    for _ in range(n_trials):
-        chosen.append(int(np.maximum(best[:, None], scores).mean(axis=0).argmax()))
-        best = np.maximum(best, scores[:, chosen[-1]])
-    return chosen
 
 
 def propose(model: MetaModel, meta_features: pd.Series, candidates: list[Any], raw: np.ndarray, n: int) -> Any:
@@ -117,19 +109,15 @@ def summarise(found: dict[str, np.ndarray], fold: np.ndarray) -> dict[str, Any]:
             gain = mine - base
             rows[label] = {
                 "score": round(float(mine.mean()), 4), "gain": round(float(gain.mean()), 4),
-                "interval": bootstrap(gain, np.arange(len(gain))), "interval_by_fold": bootstrap(gain, fold),
+                "interval": bootstrap(gain, None), "interval_by_fold": bootstrap(gain, fold),
             }  # fmt: skip
         result[name] = rows
     return {"methods": result}
 
 
-def bootstrap(values: np.ndarray, cluster: np.ndarray, n: int = 4000) -> list[float]:
+def bootstrap(values: np.ndarray, cluster: np.ndarray | None) -> list[float]:
     """95 % interval of the mean when whole clusters are drawn again."""
-    _, number = np.unique(cluster, return_inverse=True)
-    total, count = np.bincount(number, values), np.bincount(number)
-    drawn = np.random.default_rng(0).integers(len(total), size=(n, len(total)))
-    means = total[drawn].sum(axis=1) / count[drawn].sum(axis=1)
-    return [round(float(q), 4) for q in np.quantile(means, [0.025, 0.975])]
+    return [round(v, 4) for v in bootstrap_interval(values, cluster, n_samples=4_000)[1:]]
 
 
 def main() -> None:

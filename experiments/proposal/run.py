@@ -1,14 +1,17 @@
 """Does a learned proposal distribution find better configurations? Measured on configurations that are really fitted.
 
-    AUTOMETA_DATA=<folder of tables> python experiments/proposal/run.py fits [--datasets 16]
+    AUTOMETA_DATA=<folder of tables> python experiments/proposal/run.py fits [--datasets 24]
+    AUTOMETA_DATA=<folder of tables> python experiments/proposal/run.py own [--datasets 24] [--seeds 2]
     python experiments/proposal/run.py corpus
 
 ``fits``: policy and meta-model learn from the shipped corpus without any group of the collection `dev`; then, on small
 tables of `dev` and cheap families, each way to propose draws 100 configurations, the same belief picks six of them one
 after the other, and each is fitted on four splits: chosen on two, scored on the other two. Also 20 runs drawn from the
-policy itself, an update by them, and ten runs of the updated policy beside ten of the policy as shipped. Every fit is
-kept in ``fits.jsonl`` (not in the repository), so a run that was stopped goes on. ``corpus``: the expected score of the
-policy over the measured candidates of left-out groups. Figures go to ``report.json``.
+policy itself, an update by them, and ten runs of the updated policy beside ten of the policy as shipped. ``own`` is
+that loop alone, with more seeds. Every fit is kept in ``fits.jsonl`` (not in the repository), so a run that was stopped
+goes on. ``corpus``: the expected score of the policy over the measured candidates of left-out groups. A dataset is flat
+where the spread from the median to the best measured candidate is below two standard errors. Figures go to
+``report.json``.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import json
 import os
 import time
 import tomllib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,7 @@ from autometa import extract, train_meta_model
 from autometa.collection import load_collection
 from autometa.data import Dataset
 from autometa.evaluation import Evaluator
+from autometa.experiment.simulation import bootstrap_interval
 from autometa.families import resolve_families
 from autometa.family import Candidate
 from autometa.meta_dataset import MetaDataset
@@ -179,21 +184,55 @@ def fits(n_datasets: int, seed: int) -> dict[str, Any]:
     file = HERE / "fits.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     cache = {key: (a, b) for key, a, b in lines}
+    rows = []
+    for bench, group in benches(n_datasets, cache, file):
+        trials = one_dataset(bench, model, policy, plain, data, seed)
+        rows += dataset_rows(bench, trials, group)
+        print(f"{bench.dataset.name}: {len(bench.measured)} candidates, {time.process_time() - started:.0f} CPU s")
+    return summarise(pd.DataFrame(rows), PAIRS) | {
+        "corpus_datasets": len(data.datasets), "seed": seed, "cpu_seconds": round(time.process_time() - started),
+    }  # fmt: skip
+
+
+def benches(n_datasets: int, cache: dict[str, tuple[float, float]], file: Path) -> Iterator[tuple[Bench, str]]:
+    """Small tables of `dev` and their groups."""
     collection = load_collection("dev")
     entries = [e for e in collection.entries if e.n_rows <= 1500 and e.n_features <= 40 and not e.flag][:n_datasets]
-    rows = []
     for entry in entries:
         full = collection.load(entry.name)
         dataset = full if full.n_rows <= MAX_ROWS else full.subsample(MAX_ROWS, seed=0)
         features = {**extract(dataset).to_series().to_dict(), "task": str(dataset.task)}
-        bench = Bench(dataset, task_metrics(dataset.task)[0].name, cache, file, features)
-        trials = one_dataset(bench, model, policy, plain, data, seed)
-        rows += dataset_rows(bench, trials, str(entry.group))
-        (HERE / "fits_so_far.json").write_text(json.dumps(summarise(pd.DataFrame(rows)), indent=1))
-        print(f"{entry.name}: {len(bench.measured)} candidates, {time.process_time() - started:.0f} CPU s", flush=True)
-    return summarise(pd.DataFrame(rows)) | {
-        "datasets": len(entries), "corpus_datasets": len(data.datasets), "seed": seed,
-        "cpu_seconds": round(time.process_time() - started),
+        yield Bench(dataset, task_metrics(dataset.task)[0].name, cache, file, features), str(entry.group)
+
+
+def own(n_datasets: int, seeds: int) -> dict[str, Any]:
+    """The loop of one's own runs alone, no belief: uniform, the policy as shipped, and after 20 own runs."""
+    started = time.process_time()
+    data = without_dev()
+    policy, known = train_proposal_policy(data, spaces()), list(spaces().items())
+    file = HERE / "fits.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = []
+    for bench, group in benches(n_datasets, {key: (a, b) for key, a, b in lines}, file):
+        by_seed = []
+        for seed in range(1, seeds + 1):
+            rng = np.random.default_rng([seed, 1])
+            first = policy.sample(bench.features, N_OWN, rng=rng)
+            bench.measure(first, list(CHEAP))
+            later = policy.update([Runs(bench.features, first, [bench.chosen_on(c) for c in first])])
+            numbers = rng.integers(len(known), size=N_FRESH)
+            by_seed.append({
+                "uniform": [Candidate(known[i][0], known[i][1].sample(rng)) for i in numbers],
+                "policy": policy.sample(bench.features, N_FRESH, rng=rng),
+                "after 20 own runs": later.sample(bench.features, N_FRESH, rng=rng),
+            })  # fmt: skip
+            bench.measure([c for cs in by_seed[-1].values() for c in cs], list(CHEAP))
+        for trials in by_seed:
+            rows += dataset_rows(bench, trials, group)
+        print(f"{bench.dataset.name}: {len(bench.measured)} candidates, {time.process_time() - started:.0f} CPU s")
+    pairs = (("policy", "uniform"), ("after 20 own runs", "policy"), ("after 20 own runs", "uniform"))
+    return summarise(pd.DataFrame(rows), pairs) | {
+        "corpus_datasets": len(data.datasets), "seeds": seeds, "cpu_seconds": round(time.process_time() - started),
     }  # fmt: skip
 
 
@@ -201,14 +240,19 @@ def dataset_rows(bench: Bench, trials: dict[str, list[Candidate]], group: str) -
     """Scoring-half score, 0 = median and 1 = best of everything fitted on this dataset, at least -1."""
     scores = np.array([b for _, b in bench.measured.values()])
     middle, best = np.nanmedian(scores), np.nanmax(scores)
+    halves = np.array([pair for pair in bench.measured.values() if np.isfinite(pair).all()])
+    whole, noise = halves.mean(axis=1), float(np.std(halves[:, 0] - halves[:, 1])) / 2
+    flat = bool(whole.max() - np.median(whole) < 2 * noise)
     rows = []
     for way, candidates in trials.items():
         chosen = np.nan_to_num([bench.chosen_on(c) for c in candidates], nan=-np.inf)
         value = np.array([bench.scored_on(c) for c in candidates])
         value = np.nan_to_num(np.clip((value - middle) / max(best - middle, 1e-12), -1, None), nan=-1.0)
         path = [float(value[int(np.argmax(chosen[: k + 1]))]) for k in range(len(value))]
-        rows.append({"dataset": bench.dataset.name, "group": group, "way": way, "mean": float(value.mean()),
-                     "first": path[0], "best of 3": path[2], "best of all": path[-1]})  # fmt: skip
+        rows.append({
+            "dataset": bench.dataset.name, "group": group, "flat": flat, "way": way, "mean": float(value.mean()),
+            "first": path[0], "best of 3": path[2], "best of all": path[-1],
+        })  # fmt: skip
     return rows
 
 
@@ -218,22 +262,28 @@ PAIRS = (
 )  # fmt: skip
 
 
-def summarise(frame: pd.DataFrame) -> dict[str, Any]:
+def summarise(frame: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Means and differences over datasets, seeds averaged within a dataset; without the flat ones, and over all."""
+    lively = frame[~frame["flat"]]
+    n_all, n_lively = frame["dataset"].nunique(), lively["dataset"].nunique()
+    report = {"datasets": n_all, "flat": n_all - n_lively} | differences(lively, pairs)
+    return report | {"with flat datasets": differences(frame, pairs)}
+
+
+def differences(frame: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     columns = ["first", "best of 3", "best of all", "mean"]
-    table = frame.pivot(index="dataset", columns="way", values=columns)
-    report: dict[str, Any] = {
-        "score": {w: {c: round(float(table[c][w].mean()), 3) for c in columns} for w in table["mean"].columns}
+    table = frame.pivot_table(index="dataset", columns="way", values=columns)
+    return {
+        "score": {w: {c: round(float(table[c][w].mean()), 3) for c in columns} for w in table["mean"].columns},
+        "difference": {
+            f"{a} - {b}": {c: interval((table[c][a] - table[c][b]).to_numpy()) for c in columns} for a, b in pairs
+        },
     }
-    report["difference"] = {
-        f"{a} - {b}": {c: interval((table[c][a] - table[c][b]).to_numpy()) for c in columns} for a, b in PAIRS
-    }
-    return report
 
 
 def interval(values: np.ndarray) -> list[float]:
     """Mean and its 95 % bootstrap interval over datasets."""
-    drawn = np.random.default_rng(0).choice(values, (4000, len(values))).mean(axis=1)
-    return [round(float(v), 3) for v in (values.mean(), *np.quantile(drawn, [0.025, 0.975]))]
+    return [round(v, 3) for v in bootstrap_interval(values, n_samples=4_000)]
 
 
 def corpus(seed: int) -> dict[str, Any]:
@@ -282,13 +332,19 @@ def policy_floor(policy: ProposalPolicy, run: Runs) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["fits", "corpus"])
-    parser.add_argument("--datasets", type=int, default=16)
+    parser.add_argument("part", choices=["fits", "own", "corpus"])
+    parser.add_argument("--datasets", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=2, help="of the loop of own runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, default=HERE / "report.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    result = fits(arguments.datasets, arguments.seed) if arguments.part == "fits" else corpus(arguments.seed)
+    parts = {
+        "fits": lambda: fits(arguments.datasets, arguments.seed),
+        "own": lambda: own(arguments.datasets, arguments.seeds),
+        "corpus": lambda: corpus(arguments.seed),
+    }
+    result = parts[arguments.part]()
     report = json.loads(arguments.report.read_text()) if arguments.report.exists() else {}
     report[arguments.part] = result
     arguments.report.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
