@@ -74,6 +74,7 @@ def fine_tune(
     n_threads: int = 1,
     device: str = "auto",
     time_limit_seconds: float | None = None,
+    score_weight: NDArray[np.float64] | None = None,
 ) -> FineTuning:
     """Fit a chosen configuration on all rows, and better than the search did where the validation agrees.
 
@@ -102,15 +103,16 @@ def fine_tune(
         "auto" takes a GPU that is there and that the library supports, for tables large enough to gain from it.
     time_limit_seconds : float or None
         No further step of the fine-tuning begins after it; a plain fit is always made.
+    score_weight : ndarray of shape (n_rows,) or None
+        Weights of the rows in the scores; ``None``: those of ``data``.
 
     Raises
     ------
     ValueError
         There is no split.
     """
-    if not len(splits):
-        raise ValueError("splits must hold at least one (train, test) pair. Got none.")
-    job = _Job(family, dict(config), data, metric, list(splits), seed, n_threads, device, model)
+    _check_splits(splits)
+    job = _Job(family, dict(config), data, metric, list(splits), seed, n_threads, device, model, score_weight)
     deadline = None if time_limit_seconds is None else job.started + time_limit_seconds
     try:
         if family.name in ROUNDS_AND_RATE:
@@ -121,6 +123,64 @@ def fine_tune(
         return job.undone("undone: the time ran out before it was tried")
     plain = job.plain()
     return FineTuning(plain, True, np.nan, np.nan, job.seconds, "fitted on all rows", job.config)
+
+
+@dataclass(frozen=True, eq=False)
+class Rounds:
+    """How many rounds at which rate a boosted configuration should have, by the validation splits.
+
+    Parameters
+    ----------
+    config : mapping
+        With a lower rate and the best number of rounds.
+    score_before, score_after : float
+        Mean over the splits, higher is better; each split judges a number of rounds that the others chose.
+    reason : str
+        One sentence for the ledger.
+    """
+
+    config: Mapping[str, Any]
+    score_before: float
+    score_after: float
+    reason: str
+
+    @property
+    def better(self) -> bool:
+        """Whether the new configuration is better than the old one."""
+        return self.score_after > self.score_before
+
+
+def choose_rounds(
+    family: ModelFamily,
+    config: Mapping[str, Any],
+    *,
+    data: EncodedData,
+    metric: Metric,
+    splits: Sequence[Split],
+    seed: int = 0,
+    n_threads: int = 1,
+    score_weight: NDArray[np.float64] | None = None,
+) -> Rounds:
+    """A lower learning rate for a boosted configuration, and the rounds that early stopping then finds best.
+
+    Nothing is fitted on all rows: the new configuration can be measured and used like any other. Parameters as in
+    :func:`fine_tune`.
+
+    Raises
+    ------
+    ValueError
+        The family is not boosted, or there is no split.
+    """
+    if family.name not in ROUNDS_AND_RATE:
+        raise ValueError(f"The family must be one of {', '.join(ROUNDS_AND_RATE)}. Got {family.name!r} instead.")
+    _check_splits(splits)
+    job = _Job(family, dict(config), data, metric, list(splits), seed, n_threads, "cpu", None, score_weight)
+    return _choose_rounds(job, None)
+
+
+def _check_splits(splits: Sequence[Split]) -> None:
+    if not len(splits):
+        raise ValueError("splits must hold at least one (train, test) pair. Got none.")
 
 
 class _OutOfTime(Exception):
@@ -140,6 +200,7 @@ class _Job:
     n_threads: int
     device: str
     model: FittedModel | None
+    score_weight: NDArray[np.float64] | None = None
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -167,8 +228,8 @@ class _Job:
         return self.model
 
     def score(self, rows: NDArray[np.intp], prediction: NDArray[np.float64]) -> float:
-        weight = None if self.data.sample_weight is None else self.data.sample_weight[rows]
-        return self.metric.score(self.data.y[rows], prediction, weight)
+        weight = self.data.sample_weight if self.score_weight is None else self.score_weight
+        return self.metric.score(self.data.y[rows], prediction, None if weight is None else weight[rows])
 
     def check_time(self, deadline: float | None) -> None:
         if deadline is not None and time.perf_counter() >= deadline:
@@ -210,6 +271,15 @@ def _refine(model: FittedModel, job: _Job, rows: NDArray[np.intp] | None) -> Fit
 
 
 def _tune_boosting(job: _Job, deadline: float | None) -> FineTuning:
+    rounds = _choose_rounds(job, deadline)
+    if not rounds.better:
+        return job.undone(rounds.reason, rounds.score_before, rounds.score_after)
+    job.check_time(deadline)
+    model = job.fit(rounds.config, None)
+    return FineTuning(model, True, rounds.score_before, rounds.score_after, job.seconds, rounds.reason, rounds.config)
+
+
+def _choose_rounds(job: _Job, deadline: float | None) -> Rounds:
     rounds_name, rate_name = ROUNDS_AND_RATE[job.family.name]
     n_rounds = int(job.config[rounds_name])
     most = max(n_rounds, min(_MAX_ROUNDS, round(n_rounds * _ROUNDS_FACTOR)))
@@ -223,15 +293,13 @@ def _tune_boosting(job: _Job, deadline: float | None) -> FineTuning:
         curves.append(_curve(job, job.fit(slow, train), test, stages))
     low, high, best = float(np.nanmean(before)), _judged_by_others(np.array(curves)), np.nanmean(curves, axis=0)
     if not high > low:
-        return job.undone(f"undone: the validation went from {low:.5g} to {high:.5g}", low, high)
+        return Rounds(job.config, low, high, f"undone: the validation went from {low:.5g} to {high:.5g}")
     chosen = {**slow, rounds_name: int(stages[int(np.nanargmax(best))])}
-    job.check_time(deadline)
-    model = job.fit(chosen, None)
     reason = (
         f"{chosen[rounds_name]} rounds at rate {chosen[rate_name]:.3g} in place of {n_rounds} at "
         f"{job.config[rate_name]:.3g}: {low:.5g} to {high:.5g} in validation"
     )
-    return FineTuning(model, True, low, high, job.seconds, reason, chosen)
+    return Rounds(chosen, low, high, reason)
 
 
 def _curve(job: _Job, model: FittedModel, test: NDArray[np.intp], stages: NDArray[np.intp]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as NotInTime
@@ -18,8 +19,10 @@ from autometa.evaluation import Evaluator
 from autometa.family import Candidate
 from autometa.fitting import FittedModel
 from autometa.folds import fit_quietly
+from autometa.interrupts import wait_for_first
 from autometa.metrics import Metric
 from autometa.opening import FirstModel
+from autometa.polishing import Polisher
 from autometa.predictor import Member
 from autometa.records import Evaluation, Ledger, LedgerEntry, Status
 from autometa.tuning import Budget, TuningResult
@@ -33,6 +36,10 @@ _MIN_TRAIN_SHARE = 0.6
 _REFIT_MARGIN = 1.3
 _GRACE_SECONDS = 0.5
 _CHOICE_SHARE = 0.5
+_FIT_SHARE = 0.9
+"""After which share of its time a new fit of boosting or a net is cut short, before its worker is killed."""
+_POLISH_RESERVE = 2.0
+"""What choosing the members once more may take, in units of the first time."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +114,18 @@ class Finisher:
 
     def finish(self, result: TuningResult) -> Finish:
         """Members from what was measured; never fails, and needs no time where fold models are there."""
-        ranked = result.ranked(self.metric.name)[:MAX_KEPT]
-        ledger = result.ledger
+        ranked = result.usable(self.metric.name)[:MAX_KEPT]
+        ledger, end, started = result.ledger, None, self.budget.elapsed
         try:
-            made, ledger = self._chosen(ranked, ledger)
-            if made:
-                return Finish(tuple(made), ledger, self._temperature(made, ranked))
+            made: dict[str, Member] = {}
+            members, ledger = self._chosen(ranked, ledger, made)
+            if members:
+                end = Finish(tuple(members), ledger, self._temperature(members, ranked))
+                return self._polished(end, ranked, made, self.budget.elapsed - started)
         except KeyboardInterrupt:
-            note = "Interrupted: the models of the folds are used."
-            ledger = ledger.add(LedgerEntry(None, Status.SKIPPED, "refit", started=self.budget.elapsed, reason=note))
+            if end is not None:
+                return replace(end, ledger=end.ledger.add(self._note("fine_tune", "Interrupted: it is left out.")))
+            ledger = ledger.add(self._note("refit", "Interrupted: the models of the folds are used."))
         for evaluation in (*ranked, *result.unfinished(self.metric.name)):
             if models := self.evaluator.fold_models(evaluation.candidate):
                 reason = f"{len(models)} of {len(self.evaluator.splits)} fold models are used as they are"
@@ -124,6 +134,41 @@ class Finisher:
                 )
                 return Finish((self._member(evaluation, models, 1.0),), ledger.add(entry))
         return Finish((self._stand_in(),), ledger.add(self._stand_in_entry()))
+
+    def _polished(self, end: Finish, ranked: list[Evaluation], made: dict[str, Member], spent: float) -> Finish:
+        """The same or better: fine-tuned where time is left and the validation agrees."""
+        polisher = Polisher(self.evaluator, self.workers, self.metric, self.budget)
+        reserve = _POLISH_RESERVE * spent
+        origin, tuned, line = polisher.boost(ranked, end.members, reserve)
+        if line is not None:
+            end = replace(end, ledger=end.ledger.add(line))
+        if tuned is not None:
+            pool = sorted([tuned, *(e for e in ranked if e is not origin)], key=lambda e: -e.score(self.metric.name))
+            members, ledger = self._chosen(pool, end.ledger, made)
+            if not self._is_worth(tuned, members, end.members):
+                note = self._note("fine_tune", "undone: what was fine-tuned cannot be had within time and limits")
+                return replace(end, ledger=end.ledger.add(note))
+            end = Finish(tuple(members), ledger, self._temperature(members, pool))
+        found = [e for e in ranked if len(end.members) == 1 and e.candidate == _candidate(end.members[0])]
+        if found:
+            member, line = polisher.refine(end.members[0], found[0])
+            if line is not None:
+                end = replace(end, ledger=end.ledger.add(line))
+            end = replace(end, members=(member,))
+        return end
+
+    def _is_worth(self, tuned: Evaluation, members: Sequence[Member], before: Sequence[Member]) -> bool:
+        """Whether it predicts now: as one model where one was asked for, within the limits, in no lesser ensemble."""
+        mine = [member for member in members if _candidate(member) == tuned.candidate]
+        if not mine or (not self.ensemble and len(mine[0].models) > 1):
+            return False
+        in_time = self.budget.remaining > 0 or len(members) >= len(before)
+        return in_time and (
+            not self.limits.excess(members, self.evaluator) or self.limits.excess(before, self.evaluator)
+        )
+
+    def _note(self, source: str, text: str) -> LedgerEntry:
+        return LedgerEntry(None, Status.SKIPPED, source, started=self.budget.elapsed, reason=text)
 
     def _temperature(self, members: Sequence[Member], ranked: Sequence[Evaluation]) -> float:
         """Calibration, where the metric asks for sure and right probabilities."""
@@ -134,7 +179,7 @@ class Finisher:
         total = sum(member.weight for member in members)
         mixed: Any = 0.0
         for member in members:
-            found = measured.get(Candidate(member.family, dict(member.config)))
+            found = measured.get(_candidate(member))
             if found is None:
                 return 1.0
             mixed = mixed + member.weight / total * found
@@ -142,9 +187,8 @@ class Finisher:
             np.asarray(mixed), dataset.y, sample_weight=dataset.sample_weight, seed=self.evaluator.seed
         )
 
-    def _chosen(self, ranked: list[Evaluation], ledger: Ledger) -> tuple[list[Member], Ledger]:
-        """The weighted members that can be had; weights are chosen anew where one cannot."""
-        made: dict[str, Member] = {}
+    def _chosen(self, ranked: list[Evaluation], ledger: Ledger, made: dict[str, Member]) -> tuple[list[Member], Ledger]:
+        """The weighted members that can be had; weights are chosen anew where one cannot. ``made`` grows by them."""
         pool = [e for e in ranked if not self._too_costly(e, made)] or ranked
         while pool:
             weighted = self._weighted(pool)
@@ -213,11 +257,13 @@ class Finisher:
             return None, "no time left to fit it on all rows"
         family = self.evaluator.families[evaluation.candidate.family]
         data = self.evaluator.data(family.matrix)
-        task = partial(fit_quietly, family, dict(evaluation.candidate.config), data, self.evaluator.seed)
         limit = remaining + (_GRACE_SECONDS if urgent else 0.0) if np.isfinite(remaining) else None
+        seconds = _FIT_SHARE * limit if limit is not None and self.budget.counts_time else None
+        task = partial(fit_quietly, family, dict(evaluation.candidate.config), data, self.evaluator.seed, seconds)
         future = self.workers.submit(task, time_limit=limit)
         try:
-            return future.result(limit), ""
+            wait_for_first([future], limit)
+            return future.result(0), ""
         except NotInTime:
             return None, "no time left to fit it on all rows"
         except WorkerError as error:
@@ -267,6 +313,23 @@ class Finisher:
         status = Status.FAILED if self.first is None else Status.OK
         candidate = None if self.first is None else self.first.candidate
         return LedgerEntry(candidate, status, "refit", started=self.budget.elapsed, reason=note)
+
+
+def _candidate(member: Member) -> Candidate:
+    return Candidate(member.family, dict(member.config))
+
+
+def completed(ledger: Ledger, first: FirstModel | None, result: TuningResult) -> Ledger:
+    """With the first model as first line and, after the search, what the warm start saved or cost."""
+    lines = list(ledger)
+    if math.isfinite(result.warm_start.saved):
+        note = LedgerEntry(None, Status.SKIPPED, "warm start", reason=str(result.warm_start))
+        lines.insert(len(result.ledger), note)
+    if first is not None and not any(entry.source == "first" for entry in ledger):
+        reason = "fitted on a part of the rows, to have a model at once"
+        entry = LedgerEntry(first.candidate, Status.OK, "first", first.score, first.seconds, first.started, reason)
+        lines.insert(0, entry)
+    return Ledger(tuple(lines))
 
 
 def _births(models: Sequence[FittedModel]) -> str:

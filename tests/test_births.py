@@ -9,11 +9,14 @@ from sklearn.datasets import load_wine
 from sklearn.metrics import log_loss
 from torch import nn
 
+from autometa.data import Dataset, TaskType
+from autometa.evaluation import evaluate
 from autometa.exceptions import FamilyUnavailable, TrainingDiverged
-from autometa.families import _net_births
+from autometa.families import _net_births, resolve_families
 from autometa.families._net_births import OWN_STEPS, RANDOM, BirthTask, fit_births, generate_net, make_generated_net
 from autometa.families._net_config import hold_out
 from autometa.families._net_estimators import NetClassifier, NetRegressor
+from autometa.family import Candidate
 from autometa.gradient import losses
 from autometa.gradient.fit import FitResult, Rows, TrainingPlan, fit_net
 from autometa.gradient.initialization import initialize
@@ -21,6 +24,7 @@ from autometa.gradient.optimizers import OptimizerConfig
 from autometa.gradient.schedules import Schedule
 from autometa.nets.mlp import MLP, TableInput
 from autometa.nets.weight_generator import WeightGenerator
+from autometa.records import Status
 
 PLAN = TrainingPlan(Schedule("cosine", 3e-3), OptimizerConfig("adam"), n_epochs=3, batch_size=32, patience=2)
 
@@ -216,6 +220,16 @@ def test_the_random_birth_says_so():
     rows = make_rows(80, 2)
     model = NetClassifier(config={"n_epochs": 1}).fit(rows.x.numpy(), rows.y.numpy())
     assert str(model.birth_) == "birth: random (asked for)"
+
+
+def test_a_birth_that_cannot_be_had_is_a_failed_row_with_its_reason():
+    rng = np.random.default_rng(0)
+    dataset = Dataset.from_arrays(rng.normal(size=(200, 2)), np.arange(200) % 40, task=TaskType.MULTICLASS)
+    (family,) = resolve_families(["mlp"])
+    candidate = Candidate("mlp", {**family.default_config, "init": "generated"})
+    found = evaluate(candidate, dataset, families=[family], splits=[(np.arange(120), np.arange(120, 200))])
+    assert found.status is Status.FAILED
+    assert "at most 32 classes. Got 40" in found.reason
 
 
 def test_a_missing_shipped_generator_is_named(monkeypatch, tmp_path):

@@ -29,6 +29,7 @@ from tables import load_sources
 
 from autometa.collection import load_collection, load_entry
 from autometa.exceptions import DataError
+from autometa.experiment.simulation import bootstrap_interval
 from autometa.families._net_births import generate_net
 from autometa.families._net_estimators import NetClassifier
 from autometa.gradient.fit import Rows
@@ -152,12 +153,10 @@ def _write(file: Path, cell: Cell, row: dict[str, Any]) -> None:
         out.write(json.dumps({"name": cell.name, "size": cell.size, "seed": cell.seed, **row}) + "\n")
 
 
-def interval(values: np.ndarray, n_draws: int = 4_000) -> str:
+def interval(values: np.ndarray) -> str:
     """Mean and 95 % bootstrap interval over datasets."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(len(values), size=(n_draws, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{values.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    mean, low, high = bootstrap_interval(values, n_samples=4_000)
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def best_fixed(curves: pd.DataFrame) -> tuple[pd.Series, int, int]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from autometa.collection import load_collection
 from autometa.data import Dataset
+from autometa.experiment.simulation import bootstrap_interval
 from autometa.families._net_config import hold_out, make_plan
 from autometa.families._net_defaults import MLP_DEFAULTS
 from autometa.families._net_estimators import NetClassifier, NetRegressor
@@ -133,9 +134,8 @@ def _loss(estimator: Any, x: NDArray[np.float32], y: NDArray[Any], y_train: NDAr
 
 def interval(values: NDArray[np.float64]) -> str:
     """Mean and 95 % bootstrap interval over tables."""
-    rng = np.random.default_rng(0)
-    means = [rng.choice(values, len(values)).mean() for _ in range(4_000)]
-    return f"{values.mean():+.3f} [{np.quantile(means, 0.025):+.3f}, {np.quantile(means, 0.975):+.3f}]"
+    mean, low, high = bootstrap_interval(values, n_samples=4_000)
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def main() -> None:

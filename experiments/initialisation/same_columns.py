@@ -23,6 +23,7 @@ from sklearn.linear_model import RidgeCV
 
 from autometa import MetaInitializer
 from autometa.collection import data_folder
+from autometa.experiment.simulation import bootstrap_interval
 from autometa.families._net_estimators import NetRegressor
 from autometa.preprocessing import TableEncoder
 
@@ -109,9 +110,8 @@ def compare(train: list[Table], test: list[Table]) -> list[dict[str, float]]:
 
 def interval(values: NDArray[np.float64]) -> str:
     """Mean and 95 % bootstrap interval over tables."""
-    rng = np.random.default_rng(0)
-    means = [rng.choice(values, len(values)).mean() for _ in range(2_000)]
-    return f"{values.mean():+.3f} [{np.quantile(means, 0.025):+.3f}, {np.quantile(means, 0.975):+.3f}]"
+    mean, low, high = bootstrap_interval(values)
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def main() -> None:
