@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autometa.adaptation import adapt as adapt
     from autometa.data import Dataset as Dataset
     from autometa.data import TaskType as TaskType
     from autometa.estimator import AutoMetaClassifier as AutoMetaClassifier
@@ -41,6 +42,7 @@ _HOMES = {
     "ModelFamily": "family",
     "Selection": "selection",
     "TaskType": "data",
+    "adapt": "adaptation",
     "evaluate": "evaluation",
     "extract": "meta_features",
     "load": "persistence",

@@ -1,4 +1,8 @@
-"""adapt: a fitted model and a few labelled rows of where it is used now become a model for there."""
+"""adapt: a fitted model and a few labelled rows of where it is used now become a model for there.
+
+A model that brings a learned birth (``MetaInitializer``) starts from it again, on every labelled row that it was told
+of; any other one is corrected.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +34,22 @@ _GRID: tuple[Penalties, ...] = (
 _MAX_FOLDS = 5
 
 
-def adapt(predictor: Predictor, X: Any, y: Any) -> Predictor:
-    """The same model, corrected for the rows where it is used now.
+LEARNED_BIRTH, CORRECTION = "learned birth", "correction"
+"""The ways to adapt; see :func:`way_to_adapt`."""
 
-    The fitted members stay as they are (a warm start); what is learned is an affine map of their output and a linear
+
+def way_to_adapt(predictor: Predictor) -> str:
+    """How :func:`adapt` would go about it: "learned birth" or "correction"."""
+    models = [model for member in predictor.members if member.weight > 0 for model in member.models]
+    is_born = len(models) == 1 and hasattr(models[0], "birth") and predictor.correction is None
+    return LEARNED_BIRTH if is_born else CORRECTION
+
+
+def adapt(predictor: Predictor, X: Any, y: Any) -> Predictor:
+    """A model for the rows where it is used now.
+
+    A net with a learned birth takes a few steps from there, see :func:`adapt_birth`. Of any other model the fitted
+    members stay as they are (a warm start); what is learned is an affine map of their output and a linear
     term in the encoded columns, under ridge penalties towards "no change". Penalties are chosen by cross-validation
     on the rows given: a larger change must beat a smaller one by more than the standard error of the gain. Adapting
     again starts from the adapted model.
@@ -60,9 +76,9 @@ def adapt(predictor: Predictor, X: Any, y: Any) -> Predictor:
     The offset of a fixed model under a penalised linear correction is the simplest case of hypothesis transfer
     (Kuzborskij and Orabona, 2013).
     """
-    frame, codes = _labelled(predictor, X, y)
-    if len(codes) == 0:
-        raise DataError("At least one row with a target is needed to adapt a model.")
+    if way_to_adapt(predictor) == LEARNED_BIRTH:
+        return adapt_birth(predictor, X, y)
+    frame, codes = _some_labelled(predictor, X, y)
     encoder = predictor.encoders.get("linear") or _encoder(predictor, frame)
     encoded = replace(predictor, encoders={**predictor.encoders, "linear": encoder})
     matrix = encoder.transform(frame)
@@ -70,6 +86,31 @@ def adapt(predictor: Predictor, X: Any, y: Any) -> Predictor:
     base = old.outputs(encoded.predict_uncorrected(frame), matrix)
     fit = _fit_values if predictor.classes is None else _fit_classes
     return replace(encoded, correction=old.then(fit(base, matrix.astype(np.float64), codes)))
+
+
+def adapt_birth(predictor: Predictor, X: Any, y: Any, *, n_steps: int | None = None) -> Predictor:
+    """A net of ``MetaInitializer``, moved from its birth by gradient steps on all rows that it was ever given.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        One for which :func:`way_to_adapt` says "learned birth".
+    X, y
+        As for :func:`adapt`.
+    n_steps : int or None
+        ``None``: as many as the birth was trained for, or from 30 rows on what cross-validation chooses; 0: the birth
+        itself.
+
+    Raises
+    ------
+    DataError
+        As :func:`adapt`.
+    """
+    frame, codes = _some_labelled(predictor, X, y)
+    member = next(member for member in predictor.members if member.weight > 0)
+    matrix = predictor.encoders[member.matrix].transform(frame)
+    adapted = member.models[0].adapt(matrix, codes, n_steps=n_steps)
+    return replace(predictor, members=(replace(member, models=(adapted,)),))
 
 
 def mean_loss(predictor: Predictor, X: Any, y: Any) -> float:
@@ -81,6 +122,29 @@ def mean_loss(predictor: Predictor, X: Any, y: Any) -> float:
     if predictor.classes is None:
         return float(np.sqrt(np.mean((raw - codes) ** 2)))
     return float(-np.log(np.maximum(raw[np.arange(len(codes)), codes], 1e-15)).mean())
+
+
+def adaptation_details(before: Predictor, after: Predictor, X: Any, y: Any) -> dict[str, Any]:
+    """What an adaptation to these rows did, as JSON.
+
+    Returns
+    -------
+    dict
+        ``way`` (see :func:`way_to_adapt`), ``n_rows``, ``loss`` ("rmse" or "log_loss"), ``loss_before`` (on rows that
+        the model had not seen: an honest error) and ``loss_after`` (on the rows that it has now learned from).
+    """
+    return {
+        "way": way_to_adapt(before), "n_rows": len(as_series(y)),
+        "loss": "rmse" if before.classes is None else "log_loss",
+        "loss_before": mean_loss(before, X, y), "loss_after": mean_loss(after, X, y),
+    }  # fmt: skip
+
+
+def _some_labelled(predictor: Predictor, X: Any, y: Any) -> tuple[Any, NDArray[Any]]:
+    frame, codes = _labelled(predictor, X, y)
+    if len(codes) == 0:
+        raise DataError("At least one row with a target is needed to adapt a model.")
+    return frame, codes
 
 
 def _labelled(predictor: Predictor, X: Any, y: Any) -> tuple[Any, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""The command line: ``autometa select | fit | predict | serve | export | experiment | meta-train``."""
+"""The command line: ``autometa select | fit | predict | adapt | serve | export | experiment | meta-train | ...``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,9 @@ Data = Annotated[Path, typer.Argument(help="CSV or Parquet file.")]
 Target = Annotated[str, typer.Option("--target", "-t", help="Column to predict.")]
 Metric = Annotated[str | None, typer.Option(help="Name of the metric; by default it follows the task.")]
 Families = Annotated[str | None, typer.Option(help="Comma-separated families; all installed ones by default.")]
+ExperienceAt = Annotated[
+    str | None, typer.Option("--experience", help="Store of your own runs: a file, or the URL of a database.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Task = Annotated[str | None, typer.Option(help="binary, multiclass or regression; by default it follows the target.")]
 Groups = Annotated[str | None, typer.Option(help="Column whose values stay together in validation.")]
@@ -33,13 +37,14 @@ def select(
     metric: Metric = None,
     families: Families = None,
     task: Task = None,
+    experience: ExperienceAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank model families for a table without fitting them."""
     with one_line_errors():
         from autometa.selection import select as run
 
-        selection = run(data, target=target, metric=metric, families=_names(families), task=task)
+        selection = run(data, target=target, metric=metric, families=_names(families), task=task, experience=experience)
         if as_json:
             _print_json({"dataset": selection.dataset, "metric": selection.metric.name,
                          "seconds": selection.seconds, "notes": list(selection.notes),
@@ -60,6 +65,7 @@ def fit(
     task: Task = None,
     groups: Groups = None,
     time: Time = None,
+    experience: ExperienceAt = None,
     n_jobs: Annotated[int, typer.Option(help="Trials at a time; -1 for all cores.")] = 1,
     seed: Annotated[int, typer.Option(help="Random state.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace a model that is there.")] = False,
@@ -78,8 +84,9 @@ def fit(
         y = dataset.y if dataset.classes is None else dataset.classes[dataset.y]
         model = face(
             budget, max_trials=max_trials, metric=metric, families=_names(families), n_jobs=n_jobs, random_state=seed,
-            verbose=int(not as_json and sys.stderr.isatty()),
+            experience=experience, verbose=int(not as_json and sys.stderr.isatty()),
         ).fit(dataset.X, y, groups=dataset.groups, time=dataset.time)  # fmt: skip
+        model.data_summary_ = replace(model.data_summary_, name=dataset.name)  # fit itself sees a table without a name
         save(model, output, overwrite=overwrite)
         if as_json:
             records = model._artefact_records()
@@ -121,6 +128,38 @@ def predict(
         else:
             answer.to_csv(output, index=False)
             typer.echo(f"{len(answer)} predictions written to {output}")
+
+
+@app.command()
+def adapt(
+    model: Annotated[Path, typer.Argument(help="A model that 'autometa fit' or 'autometa meta-initialize' saved.")],
+    data: Annotated[Path, typer.Argument(help="CSV or Parquet file with the labelled rows.")],
+    target: Target,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder (or .zip) to write the adapted model to.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace a model that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Adapt a saved model to a few labelled rows: from its learned birth if it brings one, else by a correction."""
+    with one_line_errors():
+        from autometa.adaptation import adapt as run
+        from autometa.adaptation import adaptation_details
+        from autometa.data import read_table
+        from autometa.persistence import load, save
+
+        predictor, frame = load(model), read_table(data)
+        if target not in frame.columns:
+            raise ValueError(f"--target must name a column of {str(data)!r}. Got {target!r}.")
+        X, y = frame.drop(columns=[target]), frame[target]
+        adapted = run(predictor, X, y)
+        save(adapted, output, overwrite=overwrite)
+        details = adaptation_details(predictor, adapted, X, y)
+        if as_json:
+            _print_json({"model": str(output), **details})
+        else:
+            typer.echo(
+                f"Adapted to {details['n_rows']} rows by {details['way']}: {details['loss']} on them "
+                f"{details['loss_before']:.4g} before, {details['loss_after']:.4g} after\nSaved to {output}"
+            )
 
 
 @app.command()
@@ -196,6 +235,33 @@ def meta_train(
             model.card["fingerprints"] = json.loads(card.read_text()).get("fingerprints", [])
         model.save(output)
         typer.echo(f"Meta-model of {len(model.card['trained_on'])} datasets written to {output}")
+
+
+@app.command("meta-initialize")
+def meta_initialize(
+    tables: Annotated[Path, typer.Argument(help="CSV or Parquet file with --by, or a folder with a file a table.")],
+    target: Target,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder (or .zip) to write the model to.")],
+    by: Annotated[str | None, typer.Option(help="Column whose values tell the tables of one file apart.")] = None,
+    task: Task = None,
+    min_shots: Annotated[int, typer.Option(help="Fewest rows of a new table to be ready for.")] = 5,
+    max_shots: Annotated[int, typer.Option(help="Most rows of a new table to be ready for.")] = 40,
+    n_meta_steps: Annotated[int, typer.Option(help="Steps of the meta-training.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Random state.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace a model that is there.")] = False,
+) -> None:
+    """Learn a birth from many tables with the same columns (one a shop, city, machine); adapt or serve it then."""
+    with one_line_errors():
+        from autometa.meta_initializer import MetaInitializer, read_tables
+        from autometa.persistence import save
+
+        if output.exists() and not overwrite:
+            raise ValueError(f"{str(output)!r} exists already. Choose another name or pass --overwrite.")
+        meta = MetaInitializer(
+            n_shots=(min_shots, max_shots), n_meta_steps=n_meta_steps, random_state=seed, task=task
+        ).fit(read_tables(tables, target=target, by=by))
+        save(meta, output, overwrite=overwrite)
+        typer.echo(f"Birth learned from {meta.n_tables_} tables written to {output}")
 
 
 @contextmanager

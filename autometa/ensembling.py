@@ -81,6 +81,28 @@ def choose_weights(
     return problem.greedy(everything, members, small) if worth_it else single
 
 
+def greedy_weights(predictions: Sequence[Floats], y: NDArray[Any], *, metric: Metric, max_members: int = 8) -> Floats:
+    """Weights of the greedy ensemble alone, on all rows, without asking whether a single model is better.
+
+    Parameters
+    ----------
+    predictions : sequence of arrays of shape (n_rows, n_classes) or (n_rows,)
+        Without NaN.
+    y : ndarray of shape (n_rows,)
+    metric : Metric
+    max_members : int, default=8
+        Below 500 rows at most 5, as in :func:`choose_weights`.
+
+    Returns
+    -------
+    ndarray of shape (n_models,)
+        >= 0, sums to 1.
+    """
+    small = len(y) < _SMALL_TABLE
+    problem = _Problem(np.stack(predictions), y, metric, None)
+    return problem.greedy(np.arange(len(y)), min(max_members, _SMALL_MEMBERS) if small else max_members, small)
+
+
 def choose_temperature(
     probabilities: Floats, y: NDArray[Any], *, sample_weight: NDArray[Any] | None = None, seed: int = 0
 ) -> float:

@@ -15,33 +15,41 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
-from autometa.data import Dataset, TaskType, as_frame, as_series
+from autometa.data import Dataset, TaskType, as_frame
 from autometa.evaluation import Evaluator
-from autometa.families import resolve_families
-from autometa.finishing import Finisher, Limits
+from autometa.finishing import Finisher, Limits, completed
 from autometa.html import fitted_html
+from autometa.interrupts import wait_for_first
 from autometa.metrics import Metric, resolve_metric
 from autometa.opening import (
     FirstModel,
+    as_column,
     as_metric,
     first_model,
     in_background,
+    keep_runs,
+    measured_metrics,
     provisional_selection,
+    refuse_continuous,
     terminable,
+    usable_families,
     warm_start,
+    worker_count,
 )
 from autometa.predictor import Predictor, make_predictor
-from autometa.progress import progress_line
-from autometa.records import Ledger, LedgerEntry, Status
-from autometa.report import run_record, summarise, write_report
+from autometa.probing import BUDGET_SECONDS
+from autometa.progress import CallbackSupportMixin, progress_line, with_callbacks
+from autometa.records import Ledger
+from autometa.report import json_rows, run_record, summarise, write_report
 from autometa.selection import Selection, select
-from autometa.tuning import Budget, TuningResult, tune
+from autometa.tuning import Budget, SharedStudy, TuningResult, tune
+from autometa.tuning.storage import snapshot, study_name
 from autometa.workers import free_memory_mb, shared_workers
 
 if TYPE_CHECKING:
+    from autometa.experience import Experience
     from autometa.family import ModelFamily
     from autometa.meta_model import MetaModel
 
@@ -60,10 +68,11 @@ class _Search:
     families: tuple[ModelFamily, ...]
     selection: Selection
     first: FirstModel | None
+    shared: SharedStudy | None = None
     result: TuningResult | None = None
 
 
-class _AutoMeta(BaseEstimator):
+class _AutoMeta(CallbackSupportMixin, BaseEstimator):
     """What the classifier and the regressor share."""
 
     def __init__(
@@ -76,6 +85,7 @@ class _AutoMeta(BaseEstimator):
         ensemble: bool = True,
         cv: Any = None,
         meta_model: MetaModel | str | None = None,
+        experience: Experience | str | Path | None = None,
         class_weight: Mapping[Any, float] | str | None = None,
         max_predict_ms: float | None = None,
         max_model_mb: float | None = None,
@@ -92,6 +102,7 @@ class _AutoMeta(BaseEstimator):
         self.ensemble = ensemble
         self.cv = cv
         self.meta_model = meta_model
+        self.experience = experience
         self.class_weight = class_weight
         self.max_predict_ms = max_predict_ms
         self.max_model_mb = max_model_mb
@@ -101,8 +112,12 @@ class _AutoMeta(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, *, sample_weight: Any = None, groups: Any = None, time: Any = None) -> Self:
-        """Select, tune within the budget, and fit the chosen models on all rows.
+    @with_callbacks
+    def fit(
+        self, X: Any, y: Any, *, sample_weight: Any = None, groups: Any = None, time: Any = None,
+        storage: Any = None, warm_start: bool = False,
+    ) -> Self:  # fmt: skip
+        """Select, tune within the budget, fit the chosen models on all rows, and fine-tune them in the time left.
 
         Parameters
         ----------
@@ -115,6 +130,13 @@ class _AutoMeta(BaseEstimator):
             Rows of one group are never on both sides of a validation split.
         time : array-like of shape (n_rows,), optional
             Validation rows are later than training rows.
+        storage : path, URL or optuna storage, optional
+            Where trials are kept: an SQLite file (``.db``, ``.sqlite3``), any other file as an Optuna journal, or the
+            URL of a database. A fit of the same table with the same settings goes on from there, after a crash too;
+            several processes or machines may fit at once. ``max_trials`` counts the trials of all, ``time_budget``
+            holds for each.
+        warm_start : bool, default=False
+            Go on from the last fit of this estimator, or from the storage, with a whole new budget.
 
         Returns
         -------
@@ -124,37 +146,51 @@ class _AutoMeta(BaseEstimator):
         ------
         DataError
             The table or the target cannot be used; one sentence says why.
+        StorageError
+            The storage cannot be opened.
         ValueError
-            A parameter is out of range or does not fit the task.
+            A parameter is out of range or does not fit the task; or a warm start on another table.
         """
         budget = Budget.of(self.time_budget, self.max_trials, self.budget_unit)
         limits = Limits(self.max_predict_ms, self.max_model_mb)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        workers = shared_workers(_n_workers(self.n_jobs))  # they start while this process goes on
+        workers = shared_workers(worker_count(self.n_jobs))  # they start while this process goes on
         # The selection's thread and this one change the filters of warnings in turn; here they come back.
         with terminable(), warnings.catch_warnings():
             dataset = self._dataset(X, y, sample_weight=sample_weight, groups=groups, time=time)
             validate_data(self, X if hasattr(X, "columns") else as_frame(X).to_numpy(), skip_check_array=True)
             metric = resolve_metric(as_metric(self.metric), dataset.task)
-            families = _usable_families(self.families, dataset.task)
+            families = usable_families(self.families, dataset.task)
+            earlier = self._earlier() if warm_start and storage is None else None
+            seed = self._seed(dataset, storage) if earlier is None else earlier.evaluator.seed
             evaluator = Evaluator(
-                dataset, families=families, splits=self.cv, metrics=_metrics(metric, dataset.task), workers=workers,
+                dataset, families=families, splits=self.cv, metrics=measured_metrics(metric, dataset.task),
                 memory_limit_mb=self.memory_limit_mb or _MEMORY_SHARE * free_memory_mb() / workers.n_workers,
-                seed=seed, class_weight=self.class_weight,
+                workers=workers, seed=seed, class_weight=self.class_weight,
             )  # fmt: skip
+            if earlier is not None:
+                _refuse_other(earlier, evaluator, metric)
+                self._search(earlier, budget.after(len(earlier.result.evaluations) if earlier.result else 0), limits)
+                return self
+            shared = None
+            if storage is not None:
+                shared = SharedStudy.open(storage, evaluator, metric, n_jobs=workers.n_workers, further=warm_start)
             first = first_model(evaluator, metric, budget)
             ranking, later = in_background(
                 partial(
                     select, dataset, metric=metric, families=families, meta_model=self.meta_model, random_state=seed,
-                    this_machine=self.budget_unit == "seconds",
+                    this_machine=self.budget_unit == "seconds", experience=self.experience,
+                    probe=budget.counts_time and budget.seconds >= BUDGET_SECONDS,
                 ),
                 dataset.n_rows,
             )  # fmt: skip
             self.data_summary_ = summarise(dataset, n_splits=len(evaluator.splits))
-            search = _Search(evaluator, metric, families, provisional_selection(dataset, metric, families), first)
+            search = _Search(
+                evaluator, metric, families, provisional_selection(dataset, metric, families), first, shared
+            )
             self._search(search, budget, limits, ranking=ranking, later=later)
         return self
 
+    @with_callbacks
     def refine(self, seconds: float) -> Self:
         """Search on for so many seconds where ``fit`` ended, and fit the chosen models again.
 
@@ -173,12 +209,25 @@ class _AutoMeta(BaseEstimator):
             The estimator came out of a file or another process: what the search needs did not travel with it.
         """
         check_is_fitted(self, "predictor_")
-        if not hasattr(self, "_state"):
-            raise ValueError("refine must follow a fit in the same process. This estimator was loaded; call fit again.")
         with terminable(), warnings.catch_warnings():
             budget = Budget.of(seconds, None, self.budget_unit)
-            self._search(self._state, budget, Limits(self.max_predict_ms, self.max_model_mb))
+            self._search(self._earlier(), budget, Limits(self.max_predict_ms, self.max_model_mb))
         return self
+
+    def _earlier(self) -> Any:
+        """The search of the last fit; ``None`` before the first one."""
+        if hasattr(self, "predictor_") and not hasattr(self, "_state"):
+            raise ValueError(
+                "refine and warm_start must follow a fit in the same process. This estimator was loaded; fit it again, "
+                "or fit with storage=, which outlives the process."
+            )
+        return getattr(self, "_state", None)
+
+    def _seed(self, dataset: Dataset, storage: Any) -> int:
+        """Processes that share a storage must cut the same splits, also where no seed is given."""
+        if self.random_state is None and storage is not None:
+            return int(dataset.fingerprint[:7], 16)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _search(
         self,
@@ -191,25 +240,29 @@ class _AutoMeta(BaseEstimator):
     ) -> None:
         """Search, finish and keep what comes out."""
         evaluator, metric, dataset = search.evaluator, search.metric, search.evaluator.dataset
-        n_workers = _n_workers(self.n_jobs)
+        n_workers = worker_count(self.n_jobs)
         refit = not self.ensemble or _must_refit(evaluator)
         spare = refit or not budget.counts_time or budget.seconds >= _REFIT_POOL_SECONDS
         # A second worker is warm by the time that the search ends, and the first one may just have been killed.
         refitters = shared_workers(1, purpose="refit") if spare else shared_workers(n_workers)
-        with progress_line(budget, metric, enabled=self.verbose > 0) as on_trial:
+        with progress_line(budget, metric, enabled=self.verbose > 0, estimator=self) as on_trial:
             result = tune(
                 evaluator, warm_start(search.selection, dataset.n_rows), families=search.families, metric=metric,
                 budget=budget, n_jobs=n_workers, random_state=evaluator.seed, on_trial=on_trial, later=later,
-                earlier=search.result, refit=refit,
+                earlier=search.result, refit=refit, shared=search.shared,
             )  # fmt: skip
-        if ranking is not None and ranking.done():
-            search = replace(search, selection=ranking.result())
+        if ranking is not None:
+            wait_for_first([ranking], 0.0 if self.experience is None else budget.remaining)
+            if ranking.done():
+                search = replace(search, selection=ranking.result())
+        if self.experience is not None and search.selection.meta_features.values:
+            keep_runs(self.experience, dataset, search.selection, result.evaluations)
         finisher = Finisher(evaluator, refitters, metric, budget, self.ensemble, limits, search.first)
         end = finisher.finish(result)
         self._state = replace(search, result=result)
         encoders = {member.matrix: evaluator.encoder(member.matrix) for member in end.members}
         self.predictor_ = make_predictor(dataset, end.members, encoders=encoders, temperature=end.temperature)
-        self._keep(search.selection, result, _with_first(end.ledger, search.first), metric)
+        self._keep(search.selection, result, completed(end.ledger, search.first, result), metric)
 
     def __getstate__(self) -> Any:
         return {name: value for name, value in super().__getstate__().items() if name != "_state"}
@@ -246,10 +299,10 @@ class _AutoMeta(BaseEstimator):
     def _keep(self, selection: Selection, result: TuningResult, ledger: Ledger, metric: Metric) -> None:
         """Fitted attributes."""
         self.selection_ = selection
-        self.study_ = result.study
+        self.study_ = result.study if self._state.shared is None else snapshot(result.study)
         self.ledger_ = ledger
         self.metric_ = metric
-        self._leaderboard = _leaderboard(result, metric)
+        self._leaderboard = result.leaderboard(metric)
         ranked = result.ranked(metric.name)
         self.best_candidate_ = ranked[0].candidate if ranked else None
         self.best_score_ = metric.from_score(ranked[0].score(metric.name)) if ranked else float("nan")
@@ -290,9 +343,9 @@ class _AutoMeta(BaseEstimator):
         ledger = self.ledger_.to_frame()
         return {
             "metric": self.metric_.name,
-            "selection": _json_rows(self.selection_.to_frame().reset_index()),
-            "leaderboard": _json_rows(self.leaderboard_.reset_index()),
-            "ledger": _json_rows(ledger),
+            "selection": json_rows(self.selection_.to_frame().reset_index()),
+            "leaderboard": json_rows(self.leaderboard_.reset_index()),
+            "ledger": json_rows(ledger),
             "run": run_record(
                 self.selection_,
                 self.ledger_,
@@ -337,6 +390,9 @@ class AutoMetaClassifier(ClassifierMixin, _AutoMeta):
         ``None``: by size, and by ``groups`` or ``time`` where they are given.
     meta_model : MetaModel, path or "none", default=None
         ``None``: the one that comes with the library.
+    experience : Experience, path or database URL, default=None
+        A store of own runs: what is there informs the selection, and the meta-features and scores of this fit are added
+        (never the data). ``None``: nothing is read or kept.
     class_weight : mapping of label to float, "balanced" or None, default=None
         Enters the fits of models that take sample weights, not the scores.
     max_predict_ms : float or None, default=None
@@ -365,6 +421,7 @@ class AutoMetaClassifier(ClassifierMixin, _AutoMeta):
         Shape of the table, and the problems that were found in it.
     leaderboard_ : DataFrame
     study_ : optuna.Study
+        In memory; where a ``storage`` was given, a copy of what it held in the end.
     best_candidate_ : Candidate
     best_score_ : float
         Validation score of the best single candidate, in the metric's own sign.
@@ -388,8 +445,8 @@ class AutoMetaClassifier(ClassifierMixin, _AutoMeta):
     def _dataset(self, X: Any, y: Any, **row_data: Any) -> Dataset:
         if y is None:
             raise ValueError("This AutoMetaClassifier estimator requires y to be passed, but the target y is None.")
-        y = _as_column(y)
-        _refuse_continuous(y)
+        y = as_column(y)
+        refuse_continuous(y)
         dataset = Dataset.from_arrays(X, y, task=TaskType.MULTICLASS, **row_data)
         self.classes_ = dataset.classes
         return dataset
@@ -412,71 +469,18 @@ class AutoMetaRegressor(RegressorMixin, _AutoMeta):
     def _dataset(self, X: Any, y: Any, **row_data: Any) -> Dataset:
         if y is None:
             raise ValueError("This AutoMetaRegressor estimator requires y to be passed, but the target y is None.")
-        return Dataset.from_arrays(X, _as_column(y), task=TaskType.REGRESSION, **row_data)
+        return Dataset.from_arrays(X, as_column(y), task=TaskType.REGRESSION, **row_data)
 
 
-def _leaderboard(result: TuningResult, metric: Metric) -> pd.DataFrame:
-    rows = [
-        (
-            e.candidate.family, metric.from_score(e.score(metric.name)), e.standard_error(metric.name),
-            float(np.mean(e.fit_seconds)), dict(e.candidate.config),
+def _refuse_other(earlier: _Search, evaluator: Evaluator, metric: Metric) -> None:
+    if study_name(evaluator, metric) != study_name(earlier.evaluator, earlier.metric):
+        raise ValueError(
+            "warm_start must be given the table, metric, families, weights and splits of the last fit. Got others; "
+            "fit without warm_start."
         )
-        for e in result.ranked(metric.name)
-    ]  # fmt: skip
-    columns = ["family", metric.name, "standard_error", "fit_seconds", "config"]
-    return pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="rank"))
-
-
-def _metrics(metric: Metric, task: TaskType) -> list[Metric]:
-    """The metric that decides and, for the record, the default one."""
-    default = resolve_metric(None, task)
-    return [metric] if metric.name == default.name else [metric, default]
-
-
-def _usable_families(families: Iterable[str | ModelFamily] | None, task: TaskType) -> tuple[ModelFamily, ...]:
-    usable = tuple(family for family in resolve_families(families) if task in family.tasks)
-    if not usable:
-        raise ValueError(f"None of the chosen families can do a {task} task.")
-    return usable
 
 
 def _must_refit(evaluator: Evaluator) -> bool:
     """Whether fold models cannot stand for a model on all rows: there are few, or they saw too little."""
     share = np.mean([len(train) for train, _ in evaluator.splits]) / evaluator.dataset.n_rows
     return bool(len(evaluator.splits) < _MIN_BAG or share < _MIN_TRAIN_SHARE)
-
-
-def _with_first(ledger: Ledger, first: FirstModel | None) -> Ledger:
-    """The first model is the first line of the ledger."""
-    if first is None or any(entry.source == "first" for entry in ledger):
-        return ledger
-    reason = "fitted on a part of the rows, to have a model at once"
-    entry = LedgerEntry(first.candidate, Status.OK, "first", first.score, first.seconds, first.started, reason)
-    return Ledger((entry, *ledger.entries))
-
-
-def _as_column(y: Any) -> Any:
-    """scikit-learn warns where y is a table of one column; so does this."""
-    return column_or_1d(y, warn=True) if getattr(y, "ndim", 1) == 2 and y.shape[1] == 1 else y
-
-
-def _refuse_continuous(y: Any) -> None:
-    """scikit-learn's own check that y holds labels, blind to missing ones (they are dropped later)."""
-    known = as_series(y).dropna()
-    if len(known):
-        check_classification_targets(known.to_numpy())
-
-
-def _n_workers(n_jobs: int | None) -> int:
-    if n_jobs is None:
-        return 1
-    if n_jobs == 0:
-        raise ValueError("n_jobs must not be 0. Use None or 1 for one worker, -1 for all cores.")
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return n_jobs if n_jobs > 0 else max(1, n_cores + 1 + n_jobs)
-
-
-def _json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows with plain values, NaN as None."""
-    rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
-    return [{str(k): v.item() if isinstance(v, np.generic) else v for k, v in row.items()} for row in rows]

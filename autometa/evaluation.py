@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -19,6 +20,7 @@ from autometa.data import Dataset, TaskType
 from autometa.family import Candidate, MatrixKind, ModelFamily
 from autometa.fitting import EncodedData, FittedModel
 from autometa.folds import Job, Request, Rival, finished_part, read_models, run_in_worker, run_splits
+from autometa.interrupts import wait_for_first
 from autometa.metrics import Metric, resolve_metric, task_metrics
 from autometa.preprocessing import TableEncoder, encode_dataset
 from autometa.records import Evaluation, Status
@@ -90,6 +92,8 @@ class Evaluator:
     dataset : Dataset
     families, splits, metrics, workers, time_limit, memory_limit_mb, seed, n_threads, predictions
         As in :func:`evaluate`; the limits and ``predictions`` hold for every candidate unless a call says otherwise.
+    staged : bool, default=False
+        Also score boosting and nets at a few earlier stages of each fit, see :attr:`Evaluation.curve`.
     class_weight : mapping of label to float, "balanced" or None
         Enters the fits of models that take sample weights, not the scores.
 
@@ -98,6 +102,8 @@ class Evaluator:
     splits : list of (train, test)
     metrics : tuple of Metric
     families : dict of name to ModelFamily
+    fit_weight : ndarray of shape (n_rows,) or None
+        Sample weights times class weights.
     """
 
     def __init__(
@@ -113,6 +119,7 @@ class Evaluator:
         seed: int = 0,
         n_threads: int = 1,
         predictions: bool = False,
+        staged: bool = False,
         class_weight: Mapping[Any, float] | str | None = None,
     ) -> None:
         self.dataset = dataset
@@ -125,8 +132,10 @@ class Evaluator:
         self.seed = seed
         self.n_threads = n_threads
         self.predictions = predictions
-        self._fit_weight = _fit_weight(dataset, class_weight)
+        self.staged = staged
+        self.fit_weight = _fit_weight(dataset, class_weight)
         self._encoded: dict[MatrixKind, tuple[TableEncoder, EncodedData]] = {}
+        self._encoding_seconds: list[float] = []
         self._shared: dict[tuple[MatrixKind, WorkerPool], tuple[SharedFile, SharedFile]] = {}
         self._running: WeakKeyDictionary[Future[Evaluation], tuple[Request, SharedFile]] = WeakKeyDictionary()
         self._models: dict[str, SharedFile] = {}
@@ -136,6 +145,7 @@ class Evaluator:
         """Measure one candidate and wait for it; options as in :meth:`submit`. An interrupt kills its worker."""
         future = self.submit(candidate, **options)
         try:
+            wait_for_first([future])
             return future.result()
         except BaseException:
             future.cancel()
@@ -150,6 +160,7 @@ class Evaluator:
         predictions: bool | None = None,
         rival: Rival | None = None,
         keep_models: bool = False,
+        cut_short: bool = False,
     ) -> Future[Evaluation]:
         """Start measuring one candidate.
 
@@ -162,6 +173,9 @@ class Evaluator:
             The candidate is stopped (``PRUNED``) once it is clearly worse after some of the folds.
         keep_models : bool, default=False
             Keep the fitted models of the folds for :meth:`fold_models`; needs workers.
+        cut_short : bool, default=False
+            Boosting and nets that would not keep the time limit are stopped early instead of given up. The candidate
+            of the evaluation then has the rounds that were done, and the reason says so.
 
         Returns
         -------
@@ -180,6 +194,8 @@ class Evaluator:
             predictions=self.predictions if predictions is None else predictions,
             time_limit=time_limit,
             rival=rival,
+            staged=self.staged,
+            cut_short=cut_short,
         )
         reason = _unusable(family, self.dataset.task)
         if reason:
@@ -219,6 +235,10 @@ class Evaluator:
         for key in set(self._models) - kept:
             del self._models[key]
 
+    def encoding_seconds(self, matrix: MatrixKind) -> float:
+        """What encoding the table for this kind of matrix is expected to take: as long as others did, 0 once done."""
+        return 0.0 if matrix in self._encoded else max(self._encoding_seconds, default=0.0)
+
     def encoder(self, matrix: MatrixKind) -> TableEncoder:
         """The fitted encoder of a kind of matrix, for the final pipeline."""
         return self._encode(matrix)[0]
@@ -249,7 +269,9 @@ class Evaluator:
     def _encode(self, matrix: MatrixKind) -> tuple[TableEncoder, EncodedData]:
         with self._lock:
             if matrix not in self._encoded:
+                started = time.perf_counter()
                 encoder, values = encode_dataset(self.dataset, matrix)
+                self._encoding_seconds.append(time.perf_counter() - started)
                 self._encoded[matrix] = (
                     encoder,
                     EncodedData(
@@ -258,7 +280,7 @@ class Evaluator:
                         self.dataset.task,
                         self.dataset.n_classes,
                         encoder.n_categorical_,
-                        self._fit_weight,
+                        self.fit_weight,
                     ),
                 )
             return self._encoded[matrix]
@@ -289,7 +311,11 @@ class Evaluator:
             _ = files  # held until the task has ended
             if isinstance(outcome, Failure):
                 outcome = finished_part(request, progress, outcome, self.splits)
-            return replace(outcome, candidate=candidate)
+            if outcome.candidate == candidate:
+                return replace(outcome, candidate=candidate)
+            if models is not None:
+                self._models[outcome.candidate.key] = models  # fewer rounds than asked for
+            return outcome
 
         future = workers.submit(
             run_in_worker, files, request, progress, models, time_limit=request.time_limit, finish=finish

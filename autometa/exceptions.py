@@ -25,6 +25,10 @@ class ExperienceError(AutometaError):
     """The store of a person's own runs is damaged, locked, out of reach, empty or of another format."""
 
 
+class StorageError(AutometaError, OSError):
+    """The storage of a search cannot be opened or reached."""
+
+
 class LeakageError(AutometaError):
     """A dataset that the meta-model was trained on would be used to test it."""
 

@@ -9,10 +9,10 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import cloudpickle
 import numpy as np
@@ -20,13 +20,17 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 from threadpoolctl import threadpool_limits
 
+from autometa.families._deadlines import FitLimit
+from autometa.families._staged import ROUNDS_AND_RATE, early_stages, net_stages, staged_predictions
 from autometa.family import Candidate, ModelFamily
-from autometa.fitting import EncodedData, FittedModel, fit_model, prepare_fit, run_fit
+from autometa.fitting import EncodedData, FittedModel, prepare_fit, run_fit
 from autometa.frozen_models import freeze
 from autometa.metrics import Metric
 from autometa.records import Evaluation, Status
 from autometa.splitting import Split
 from autometa.workers import THREAD_VARIABLES, Failure, SharedFile, memory_guard, one_line
+
+Answer = TypeVar("Answer")
 
 MAX_FOLD_MODELS = 5
 """Of repeated cross-validation the first repeat is kept."""
@@ -35,6 +39,7 @@ _PRUNED_BELOW = 0.01
 _PRIOR_FOLDS = 4
 _SLACK = 1.0
 _HASTE = 0.8
+_FIT_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,14 @@ class Rival:
         One per split, higher is better.
     noise : float
         Standard deviation of the difference of two candidates on one split.
+    keep_from : float, default=-inf
+        Mean score below which nobody wants a candidate's models, so that they are not stored.
     """
 
     metric: str
     scores: tuple[float, ...]
     noise: float
+    keep_from: float = -math.inf
 
     def verdict(self, scores: Sequence[float]) -> str:
         """Why a candidate with these first scores should be stopped; empty to go on.
@@ -109,6 +117,8 @@ class Request:
     predictions: bool
     time_limit: float | None = None
     rival: Rival | None = None
+    staged: bool = False
+    cut_short: bool = False
 
     def blank(self) -> Evaluation:
         return Evaluation(self.fingerprint, self.candidate, Status.OK, seed=self.seed)
@@ -155,6 +165,53 @@ class _Tally:
         return {}
 
 
+@dataclass
+class _Pace:
+    """Cuts fits short so that all splits of a candidate end within its time limit.
+
+    Boosting is cut in the first split, and the others do as many rounds: what is measured then is a candidate of that
+    many rounds, comparable and repeatable (CatBoost's first split nearly so). Nets are cut in every split.
+    """
+
+    request: Request
+    n_splits: int
+    started: float = field(default_factory=time.perf_counter)
+    note: str = ""
+
+    def limit(self, estimator: Any, done: int) -> FitLimit | None:
+        """The limit of the next fit, ``None`` where nothing is cut."""
+        request = self.request
+        if not request.cut_short or request.time_limit is None or (done and request.family.name in ROUNDS_AND_RATE):
+            return None
+        left = request.time_limit - (time.perf_counter() - self.started)
+        return FitLimit(estimator, max(_FIT_SHARE * left / (self.n_splits - done), 1e-3))
+
+    def see(self, limit: FitLimit | None) -> None:
+        """Learn from a fit whether it was cut short."""
+        if limit is None:
+            return
+        limit.release()
+        candidate = self.request.candidate
+        rounds, epochs = limit.rounds(), limit.epochs()
+        if rounds is not None:
+            name = ROUNDS_AND_RATE[candidate.family][0]
+            self.note = f"stopped after {rounds} of {candidate.config[name]} rounds, as time was short"
+            shorter = Candidate(candidate.family, {**candidate.config, name: rounds})
+            self.request = replace(self.request, candidate=shorter)
+        elif epochs is not None:
+            self.note = f"stopped after {epochs} of {candidate.config.get('n_epochs', '?')} epochs, as time was short"
+
+    def verdict(self, tally: _Tally) -> dict[str, Any]:
+        """Status and reason where a candidate that was cut short is not even as good as the best on its splits."""
+        rival = self.request.rival
+        if not self.note or rival is None or len(tally.fit_seconds) == self.n_splits:
+            return {}
+        found = tally.scores.get(rival.metric, [])
+        if np.mean(found) >= np.mean(rival.scores[: len(found)]):
+            return {}
+        return {"status": Status.TIMEOUT, "reason": f"{self.note}, and behind the best"}
+
+
 class Report(Protocol):
     """Told of every finished split."""
 
@@ -173,13 +230,21 @@ def run_in_worker(
     job = replace(job, data=replace(job.data, matrix=files[1].load()))
     store = _ModelStore(None if models is None else models.path)
     with memory_guard(request.memory_limit_mb) as peak, open(progress.path, "a", encoding="utf-8") as file:
+        later: list[FittedModel] = []
 
         def report(model: FittedModel, *split: Any) -> None:
-            store.add(model)  # before its line: a line promises a model
+            if request.rival is None:
+                store.add(model)  # before its line: a line promises a model
+            else:
+                later.append(model)  # there are other models: freezing and writing these may not be worth it
             file.write(json.dumps([*split, peak.mb]) + "\n")
             file.flush()
 
         evaluation = run_splits(job, request, report)
+        rival = request.rival
+        if rival is not None and evaluation.ok and evaluation.score(rival.metric) >= rival.keep_from:
+            for model in later:
+                store.add(model)
     return replace(evaluation, peak_memory_mb=peak.mb)
 
 
@@ -229,13 +294,16 @@ def finished_part(request: Request, progress: SharedFile, failure: Failure, spli
 def run_splits(job: Job, request: Request, report: Report = ignore) -> Evaluation:
     """All splits in this process. A split that fails ends the candidate; earlier ones keep their scores."""
     tally, oof = _Tally(), _OutOfFold(job.data) if request.predictions else None
+    curve = _Curve(job, request) if request.staged else None
     ending: dict[str, Any] = {}
-    started = time.perf_counter()
+    pace = _Pace(request, len(job.splits))
     with _calm(request.n_threads):
-        for train, test in job.splits:
+        for done, (train, test) in enumerate(job.splits):
             try:
-                model, prediction, *seconds = _run_split(job.data, request, train, test)
+                model, prediction, *seconds = _run_split(job.data, pace, done, train, test)
                 scores = {metric.name: _score(metric, job, test, prediction) for metric in job.metrics}
+                if curve is not None:
+                    curve.add(model, test, scores)
             except Exception as error:
                 status = Status.MEMORY if isinstance(error, MemoryError) else Status.FAILED
                 ending = {"status": status, "reason": one_line(error)}
@@ -244,30 +312,56 @@ def run_splits(job: Job, request: Request, report: Report = ignore) -> Evaluatio
             report(model, scores, *seconds)
             if oof is not None:
                 oof.add(test, prediction)
-            ending = tally.verdict(request, len(job.splits), time.perf_counter() - started)
+            elapsed = time.perf_counter() - pace.started
+            ending = tally.verdict(request, len(job.splits), elapsed) or pace.verdict(tally)
             if ending:
                 break
     if oof is not None and not ending:
         ending["predictions"] = oof.mean()
-    return tally.evaluation(request, job.splits, **ending)
+    if curve is not None and not ending.keys() - {"predictions"}:
+        ending["curve"] = curve.mean()
+    return tally.evaluation(pace.request, job.splits, **{"reason": pace.note, **ending})
 
 
-def fit_quietly(family: ModelFamily, config: Mapping[str, Any], data: EncodedData, seed: int) -> FittedModel:
-    """One configuration on all rows, in the form that is kept; what the model warns of stays unsaid."""
+def quietly(task: Callable[[], Answer]) -> Answer:
+    """What a task answers, on one thread; what models warn of stays unsaid."""
     with _calm(1):
-        model = fit_model(family, config, data=data, seed=seed)
+        return task()
+
+
+def fit_quietly(
+    family: ModelFamily, config: Mapping[str, Any], data: EncodedData, seed: int, seconds: float | None = None
+) -> FittedModel:
+    """One configuration on all rows, in the form that is kept; what the model warns of stays unsaid.
+
+    Boosting and nets are cut short where their fit would take longer than ``seconds``.
+    """
+
+    def fit() -> FittedModel:
+        unfitted, matrix, y, options = prepare_fit(family, config, data, None, seed, 1)
+        limit = None if seconds is None else FitLimit(unfitted.estimator, seconds)
+        model = run_fit(unfitted, matrix, y, {**options, **(limit.options if limit else {})})
+        if limit is not None:
+            limit.release()
         return replace(model, estimator=freeze(model.estimator))
+
+    return quietly(fit)
 
 
 def _run_split(
-    data: EncodedData, request: Request, train: NDArray[np.intp], test: NDArray[np.intp]
+    data: EncodedData, pace: _Pace, done: int, train: NDArray[np.intp], test: NDArray[np.intp]
 ) -> tuple[FittedModel, NDArray[np.float64], float, float]:
     """Model, prediction of the test rows, fit seconds, predict seconds. Copies of rows are not timed."""
-    prepared = prepare_fit(request.family, request.candidate.config, data, train, request.seed, request.n_threads)
+    request = pace.request
+    unfitted, matrix, y, options = prepare_fit(
+        request.family, request.candidate.config, data, train, request.seed, request.n_threads
+    )
     held_out = data.matrix[test]
+    limit = pace.limit(unfitted.estimator, done)
     started = time.perf_counter()
-    model = run_fit(*prepared)
+    model = run_fit(unfitted, matrix, y, {**options, **(limit.options if limit else {})})
     fitted = time.perf_counter()
+    pace.see(limit)
     prediction = model.predict(held_out)
     return model, prediction, fitted - started, time.perf_counter() - fitted
 
@@ -294,6 +388,39 @@ class _OutOfFold:
     def mean(self) -> NDArray[np.float64]:
         count = np.where(self.count == 0, np.nan, self.count)
         return np.asarray(self.total / (count[:, None] if self.total.ndim == 2 else count), dtype=np.float64)
+
+
+class _Curve:
+    """Scores at a few stages of the fits: of boosting on the test rows, of nets on the hold-out of their own."""
+
+    def __init__(self, job: Job, request: Request) -> None:
+        self.job, self.family, config = job, request.family.name, request.candidate.config
+        self.rounds = int(config[ROUNDS_AND_RATE[self.family][0]]) if self.family in ROUNDS_AND_RATE else 0
+        self.epochs = 0 if self.rounds else int(config.get("n_epochs", 0))
+        self.values: list[list[float]] = []
+
+    def add(self, model: FittedModel, test: NDArray[np.intp], scores: Mapping[str, float]) -> None:
+        metric = self.job.metrics[0]
+        if self.rounds:
+            stages = early_stages(self.rounds)
+            answers = staged_predictions(self.family, model.estimator, self.job.data.matrix[test], stages)
+            early = [_score(metric, self.job, test, model.for_all_classes(answer)) for answer in answers]
+            self.values.append([*early, scores[metric.name]])
+        elif self.epochs:
+            losses = net_stages(model.estimator, [*early_stages(self.epochs), self.epochs])
+            self.values.append([-loss for loss in losses])
+
+    def mean(self) -> dict[str, list[float]]:
+        """Stages and their scores, averaged over the splits; empty where the family has none."""
+        known = [values for values in self.values if values]
+        if not known:
+            return {}
+        n_stages, unit, name = (
+            (self.rounds, "rounds", self.job.metrics[0].name) if self.rounds
+            else (self.epochs, "epochs", "negative_validation_loss")
+        )  # fmt: skip
+        stages = [float(stage) for stage in [*early_stages(n_stages), n_stages]]
+        return {unit: stages, name: [float(value) for value in np.mean(known, axis=0)]}
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -13,17 +14,21 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from autometa.data import Dataset, TaskType, as_dataset, as_frame
+from autometa.adaptation import adapt_birth
+from autometa.data import Dataset, TaskType, as_dataset, as_frame, read_table
 from autometa.exceptions import DataError
+from autometa.families._net_adaptable import AdaptableNet, known_codes
 from autometa.gradient import losses
 from autometa.gradient.devices import torch_threads
 from autometa.gradient.fit import Rows
 from autometa.gradient.initialization import initialize
 from autometa.meta_training.initialisation import MetaTrainingPlan, meta_train_initialisation
 from autometa.nets.mlp import MLP, TableInput
+from autometa.predictor import Member, Predictor, make_predictor
 from autometa.preprocessing import TableEncoder
 
 _MIN_ROWS = 4
+_TABLE_SUFFIXES = {".csv", ".tsv", ".parquet", ".pq"}
 
 
 class MetaInitializer(BaseEstimator):
@@ -63,6 +68,9 @@ class MetaInitializer(BaseEstimator):
     classes_ : ndarray or None
         Labels of all tables; ``None`` for regression.
     n_tables_ : int
+    predictor_ : Predictor
+        The shared net before any step, with its birth: what :func:`autometa.save` writes and
+        :func:`autometa.adaptation.adapt` starts from.
 
     References
     ----------
@@ -129,129 +137,96 @@ class MetaInitializer(BaseEstimator):
         self.task_, self.classes_, self.n_tables_ = whole.task, whole.classes, len(frames)
         self.encoder_ = TableEncoder("net", kinds=whole.kinds).fit(pooled)
         matrix = self.encoder_.transform(pooled)
-        self._sizes = [int(matrix[:, i].max()) + 1 for i in range(self.encoder_.n_categorical_)]
-        self._mean, self._scale = (0.0, 1.0)
-        if self.classes_ is None:
-            self._mean, self._scale = float(whole.y.mean()), float(whole.y.std()) or 1.0
-        ends = np.cumsum([len(frame) for frame in frames])
-        self._n_columns = matrix.shape[1]
-        parts = zip(np.split(matrix, ends[:-1]), np.split(whole.y, ends[:-1]), strict=True)
-        rows = [self._rows(part, target) for part, target in parts]
-        plan = MetaTrainingPlan(
-            n_meta_steps=self.n_meta_steps, n_inner_steps=self.n_inner_steps, inner_rate=self.inner_rate,
-            meta_rate=self.meta_rate, n_support=(int(self.n_shots[0]), int(self.n_shots[1])),
-        )  # fmt: skip
-        net = self._net()
-        net.get_parameter("output.weight").data.mul_(0.1)  # an untrained net should say little
-        with torch_threads(self.n_threads):
-            self.initialisation_ = meta_train_initialisation(
-                rows, self.method, net=net, loss=self._loss(), plan=plan, seed=int(self.random_state),
-                device=self.device,
-            )  # fmt: skip
+        parts = np.split(whole.y, np.cumsum([len(frame) for frame in frames])[:-1])
+        net = self._shared_net(matrix, parts, whole)
+        config = {"method": self.method, "n_tables": len(frames)}
+        member = Member("adaptable_net", config, "net", (net,))
+        self.predictor_ = make_predictor(whole, (member,), encoders={"net": self.encoder_})
         return self
 
-    def adapt(self, X: Any, y: Any, *, n_steps: int | None = None) -> AdaptedNet:
+    def adapt(self, X: Any, y: Any, *, n_steps: int | None = None) -> Predictor:
         """A model of one table: the learned weights, moved by a few steps on its rows.
+
+        :func:`autometa.adaptation.adapt` adapts it again when more rows arrive, and it is saved and served as any
+        other model.
 
         Parameters
         ----------
         X : DataFrame or array of shape (n_rows, n_features)
             With the columns of the collection; a handful of rows will do.
         y : array-like of shape (n_rows,)
+            Rows without a target are left out.
         n_steps : int or None
-            Gradient steps; ``None``: as many as it was meta-trained for, 0: the shared weights as they are.
+            Gradient steps; ``None``: as many as it was meta-trained for, or from 30 rows on up to eight times as
+            many, by cross-validation on the rows; 0: the shared weights as they are.
 
         Raises
         ------
         DataError
-            A column or a target is missing, or a class is none of ``classes_``.
+            A column is missing, no row has a target, or a class is none of ``classes_``.
         """
-        check_is_fitted(self, "initialisation_")
-        matrix = self.encoder_.transform(X)
-        codes = self._encode(np.asarray(y))
-        if len(codes) != len(matrix):
-            raise DataError(f"X and y must have the same number of rows. Got {len(matrix)} and {len(codes)}.")
-        net = self._net()
-        with torch_threads(self.n_threads):
-            self.initialisation_.install(net)
-            self.initialisation_.adapt(net, self._rows(matrix, codes), loss=self._loss(), n_steps=n_steps)
-        return AdaptedNet(
-            net.eval(), self.encoder_, tuple(self._sizes), self.classes_, self._mean, self._scale, self.n_threads
-        )
+        check_is_fitted(self, "predictor_")
+        return adapt_birth(self.predictor_, X, y, n_steps=n_steps)
 
-    def _net(self) -> MLP:
-        table_input = (self._n_columns - len(self._sizes), self._sizes)
-        n_outputs = 1 if self.classes_ is None else len(self.classes_)
-        return initialize(
-            lambda: MLP(TableInput(*table_input), n_outputs, hidden_sizes=tuple(self.hidden_sizes)),
+    def _shared_net(self, matrix: NDArray[np.float32], parts: Sequence[NDArray[Any]], whole: Dataset) -> AdaptableNet:
+        """Meta-train; the net with the first weights."""
+        n_categorical, n_classes = self.encoder_.n_categorical_, whole.n_classes
+        sizes = tuple(int(matrix[:, i].max()) + 1 for i in range(n_categorical))
+        mean, scale = (0.0, 1.0) if n_classes else (float(whole.y.mean()), float(whole.y.std()) or 1.0)
+        targets = [part if n_classes else ((part - mean) / scale).astype(np.float32) for part in parts]
+        matrices = np.split(matrix, np.cumsum([len(part) for part in parts])[:-1])
+        rows = [
+            Rows(known_codes(x, sizes), torch.from_numpy(y.astype(np.int64) if n_classes else y))
+            for x, y in zip(matrices, targets, strict=True)
+        ]
+        plan = MetaTrainingPlan(
+            n_meta_steps=self.n_meta_steps, n_inner_steps=self.n_inner_steps, inner_rate=self.inner_rate,
+            meta_rate=self.meta_rate, n_support=(int(self.n_shots[0]), int(self.n_shots[1])),
+        )  # fmt: skip
+        table_input = (matrix.shape[1] - n_categorical, sizes)
+        net = initialize(
+            lambda: MLP(TableInput(*table_input), max(1, n_classes), hidden_sizes=tuple(self.hidden_sizes)),
             seed=int(self.random_state),
         )
-
-    def _loss(self) -> losses.Loss:
-        return losses.regression_loss() if self.classes_ is None else losses.classification_loss()
-
-    def _rows(self, matrix: NDArray[np.float32], y: NDArray[Any]) -> Rows:
-        target = y.astype(np.int64) if self.classes_ is not None else (y - self._mean) / self._scale
-        kind = np.int64 if self.classes_ is not None else np.float32
-        return Rows(_known_codes(matrix, self._sizes), torch.from_numpy(np.asarray(target).astype(kind)))
-
-    def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
-        if self.classes_ is None:
-            values = y.astype(np.float64)
-            if not np.isfinite(values).all():
-                raise DataError("The target must be finite. Got NaN or infinite values.")
-            return values
-        strange = sorted({str(label) for label in y} - {str(label) for label in self.classes_})
-        if strange:
-            raise DataError(f"The classes must be among {self.classes_.tolist()}. Got {strange[0]!r}.")
-        return np.searchsorted(self.classes_, y.astype(self.classes_.dtype))
-
-
-@dataclass(frozen=True, eq=False)
-class AdaptedNet:
-    """A net adapted to one table; made by :meth:`MetaInitializer.adapt`.
-
-    Attributes
-    ----------
-    classes_ : ndarray or None
-        Labels in the order of the probabilities; ``None`` for regression.
-    """
-
-    net: MLP = field(repr=False)
-    encoder: TableEncoder = field(repr=False)
-    category_sizes: tuple[int, ...] = field(repr=False)
-    classes_: NDArray[Any] | None
-    mean: float = field(repr=False)
-    scale: float = field(repr=False)
-    n_threads: int | None = field(repr=False)
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Labels or values of shape (n_rows,)."""
-        if self.classes_ is None:
-            output = self._outputs(X).squeeze(-1).double().numpy()
-            values: NDArray[np.float64] = output * self.scale + self.mean
-            return values
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Class probabilities of shape (n_rows, n_classes)."""
-        if self.classes_ is None:
-            raise AttributeError("predict_proba is defined for classification only; use predict for regression.")
-        probabilities: NDArray[np.float64] = torch.softmax(self._outputs(X).double(), dim=-1).numpy()
-        return probabilities
-
-    @torch.inference_mode()
-    def _outputs(self, X: Any) -> torch.Tensor:
+        net.get_parameter("output.weight").data.mul_(0.1)  # an untrained net should say little
+        loss = losses.classification_loss() if n_classes else losses.regression_loss()
         with torch_threads(self.n_threads):
-            output: torch.Tensor = self.net(_known_codes(self.encoder.transform(X), self.category_sizes))
-        return output
+            self.initialisation_ = meta_train_initialisation(
+                rows, self.method, net=net, loss=loss, plan=plan, seed=int(self.random_state), device=self.device,
+            )  # fmt: skip
+        return AdaptableNet(self.initialisation_, sizes, n_classes, mean, scale, self.n_threads)
 
 
-def _known_codes(matrix: NDArray[np.float32], sizes: Sequence[int]) -> torch.Tensor:
-    """A "net" matrix as a tensor, category codes that no table had as 0 (unknown)."""
-    codes = matrix[:, : len(sizes)]
-    known = (codes >= 0) & (codes < np.array(sizes, dtype=np.float32))
-    return torch.from_numpy(np.concatenate([np.where(known, codes, 0.0), matrix[:, len(sizes) :]], 1, dtype=np.float32))
+def read_tables(path: str | PathLike[str], *, target: str, by: str | None = None) -> list[tuple[pd.DataFrame, Any]]:
+    """What :meth:`MetaInitializer.fit` takes, from files.
+
+    Parameters
+    ----------
+    path : path
+        One CSV or Parquet file that ``by`` cuts into tables, or a folder with one file a table.
+    target : str
+        Column to predict; rows without it are left out.
+    by : str or None
+        Column whose values tell the tables of one file apart; it is no feature.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read, a column is missing, or ``by`` is not given exactly where there is one file.
+    """
+    path = Path(path)
+    if path.is_dir() == (by is not None):
+        raise DataError("by must name a column of one file, and must be left out for a folder with a file a table.")
+    files = sorted(file for file in path.iterdir() if _TABLE_SUFFIXES & set(file.suffixes)) if by is None else [path]
+    frames = [read_table(file) for file in files]
+    for file, frame in zip(files, frames, strict=True):
+        absent = [name for name in (target, by) if name is not None and name not in frame.columns]
+        if absent:
+            raise DataError(f"The file {str(file)!r} must have a column {absent[0]!r}. Got {list(frame.columns)[:10]}.")
+    if by is not None:
+        frames = [part.drop(columns=[by]) for _, part in frames[0].groupby(by, observed=True, sort=True)]
+    labelled = [frame[frame[target].notna()].reset_index(drop=True) for frame in frames]
+    return [(frame.drop(columns=[target]), frame[target]) for frame in labelled]
 
 
 def _read_tables(

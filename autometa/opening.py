@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
 
-from autometa.data import Dataset, TaskType, stratified_sample
+from autometa.data import Dataset, TaskType, as_series, stratified_sample
 from autometa.evaluation import Evaluator
+from autometa.exceptions import ExperienceError
+from autometa.families import resolve_families
+from autometa.families._staged import ROUNDS_AND_RATE
 from autometa.family import Candidate, ModelFamily
 from autometa.fitting import fit_model
 from autometa.meta_features import MetaFeatures
-from autometa.metrics import Metric
+from autometa.metrics import Metric, resolve_metric
 from autometa.predictor import Member
+from autometa.records import Evaluation
 from autometa.selection import CORPUS_ROWS, Selection
 from autometa.tuning import Budget, WarmStart
 
-_QUICK = ("linear", "knn", "naive_bayes")
+if TYPE_CHECKING:
+    from autometa.experience import Experience
+
+_QUICK = ("linear", "knn", "naive_bayes", "lightgbm", "xgboost", "hist_gradient_boosting")
+_FEW_ROUNDS = 30
 _QUICK_CELLS = 300_000
 _MIN_ROWS = 200
-_ORDER = ("linear", "lightgbm", "random_forest", "hist_gradient_boosting", "extra_trees", "knn")
+_ORDER = (
+    "linear", "lightgbm", "random_forest", "hist_gradient_boosting", "extra_trees", "knn", "xgboost", "catboost",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +69,15 @@ class FirstModel:
 def first_model(evaluator: Evaluator, metric: Metric, budget: Budget) -> FirstModel | None:
     """The default of the first quick family on a part of one split, in this process: a fraction of a second.
 
-    Nobody can stop a fit in this process, so the number of cells is bounded. ``None`` where no quick family takes
-    part or the fit fails.
+    Nobody can stop a fit in this process, so the number of cells is bounded, and that of boosting's rounds. ``None``
+    where no quick family takes part or the fit fails.
     """
     family = next((evaluator.families[name] for name in _QUICK if name in evaluator.families), None)
     if family is None:
         return None
     elapsed, started = budget.elapsed, time.perf_counter()
     data = evaluator.data(family.matrix)
-    candidate = family.default_candidate()
+    candidate = _quick_candidate(family)
     train, test = evaluator.splits[-1]
     width = max(1, data.matrix.shape[1]) * max(1, data.n_classes // 3)
     n_rows = max(_MIN_ROWS, _QUICK_CELLS // width)
@@ -79,6 +93,13 @@ def first_model(evaluator: Evaluator, metric: Metric, budget: Budget) -> FirstMo
         return None
     member = Member(family.name, dict(candidate.config), family.matrix, (model,))
     return FirstModel(candidate, member, score, elapsed, time.perf_counter() - started)
+
+
+def _quick_candidate(family: ModelFamily) -> Candidate:
+    config = dict(family.default_config)
+    if family.name in ROUNDS_AND_RATE:
+        config[ROUNDS_AND_RATE[family.name][0]] = _FEW_ROUNDS
+    return Candidate(family.name, config)
 
 
 def _part(dataset: Dataset, rows: NDArray[np.intp], n_rows: int, seed: int) -> NDArray[np.intp]:
@@ -166,3 +187,51 @@ def as_metric(metric: Any) -> Any:
         return float(metric(_Predicted(prediction), np.zeros((len(y), 1)), y))
 
     return Metric(getattr(metric, "__name__", "scorer"), frozenset(TaskType), score)
+
+
+def measured_metrics(metric: Metric, task: TaskType) -> list[Metric]:
+    """The metric that decides and, for the record, the default one."""
+    default = resolve_metric(None, task)
+    return [metric] if metric.name == default.name else [metric, default]
+
+
+def usable_families(families: Iterable[str | ModelFamily] | None, task: TaskType) -> tuple[ModelFamily, ...]:
+    """The chosen families that can do the task, at least one."""
+    usable = tuple(family for family in resolve_families(families) if task in family.tasks)
+    if not usable:
+        raise ValueError(f"None of the chosen families can do a {task} task.")
+    return usable
+
+
+def as_column(y: Any) -> Any:
+    """scikit-learn warns where y is a table of one column; so does this."""
+    return column_or_1d(y, warn=True) if getattr(y, "ndim", 1) == 2 and y.shape[1] == 1 else y
+
+
+def refuse_continuous(y: Any) -> None:
+    """scikit-learn's own check that y holds labels, blind to missing ones (they are dropped later)."""
+    known = as_series(y).dropna()
+    if len(known):
+        check_classification_targets(known.to_numpy())
+
+
+def worker_count(n_jobs: int | None) -> int:
+    """Trials at a time, as scikit-learn counts them: ``None`` means 1, -1 all cores."""
+    if n_jobs is None:
+        return 1
+    if n_jobs == 0:
+        raise ValueError("n_jobs must not be 0. Use None or 1 for one worker, -1 for all cores.")
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return n_jobs if n_jobs > 0 else max(1, n_cores + 1 + n_jobs)
+
+
+def keep_runs(
+    experience: Experience | str | Path, dataset: Dataset, selection: Selection, evaluations: Iterable[Evaluation]
+) -> None:
+    """Add the scores of a fit to a store of own runs; where that fails the model is kept, and a warning says why."""
+    from autometa.experience import as_experience
+
+    try:
+        as_experience(experience).add(selection.meta_features.to_series(), evaluations, task=str(dataset.task))
+    except ExperienceError as error:
+        warnings.warn(f"The runs of this fit were not kept: {error}", UserWarning, stacklevel=4)

@@ -20,7 +20,7 @@ from autometa.records import Ledger
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TRIAL_SOURCES = frozenset({"default", "selection", "listed", "search"})
+TRIAL_SOURCES = frozenset({"default", "selection", "listed", "policy", "local", "random", "search"})
 """Sources of ledger lines that are trials; the others are refits and notes."""
 _N_POINTS = 400
 _MAX_LABEL = 44

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -46,12 +47,13 @@ class Evaluation:
         Mean number of training rows of a split.
     seed : int
     reason : str
-        Why it did not end well; empty otherwise.
+        Why it did not end well, or where its fits were cut short; empty otherwise.
     predictions : ndarray or None
         Out-of-fold predictions averaged over repeats, shape (n_rows, n_classes) or (n_rows,), NaN where a row was
         never held out; only on request.
     curve : mapping of str to sequence of float
-        Staged scores of the default metric where the family offers them.
+        Only on request, mean over splits, at a few stages of the fits: ``rounds`` and the first metric of boosting,
+        ``epochs`` and ``negative_validation_loss`` (the best so far, on their own hold-out) of nets.
     """
 
     dataset: str
@@ -137,8 +139,9 @@ class Ledger:
         return sum(entry.status is status for entry in self.entries)
 
     def summary(self) -> str:
-        """How many lines there are of each status, in words."""
-        return ", ".join(f"{n} {status}" for status in Status if (n := self.count(status))) or "empty"
+        """How many lines there are of each status, in words; notes about the run as a whole apart."""
+        counts = Counter(entry.status for entry in self.entries if entry.candidate is not None)
+        return ", ".join(f"{counts[status]} {status}" for status in Status if counts[status]) or "empty"
 
     def to_frame(self) -> pd.DataFrame:
         """One row per line, in order."""

@@ -85,9 +85,9 @@ class TaskFuture(Future[Any]):
         self._inner = inner
 
     def cancel(self) -> bool:
-        if self.cancelled():
-            return True
         with interrupts_deferred():
+            if self.cancelled():
+                return True
             if not super().cancel():
                 return False
             self.set_running_or_notify_cancel()  # tells concurrent.futures.wait
@@ -190,7 +190,7 @@ class WorkerPool:
 
     def warm_up(self, modules: Iterable[str]) -> None:
         """Import further modules in every worker, and in each one that replaces it. Does not wait."""
-        with self._lock:
+        with interrupts_deferred(), self._lock:
             new = [module for module in dict.fromkeys(modules) if module not in self._modules]
             if new:
                 self._modules.extend(new)
@@ -209,7 +209,7 @@ class WorkerPool:
 
     def new_file(self, suffix: str = "") -> SharedFile:
         """A name in the pool's folder that is not in use; nothing is written."""
-        with self._lock:
+        with interrupts_deferred(), self._lock:
             self._n_files += 1
             file = SharedFile(str(Path(self._folder.name) / f"{self._n_files}{suffix}"))
         weakref.finalize(file, _remove, file.path)
@@ -221,11 +221,11 @@ class WorkerPool:
 
     def close(self) -> None:
         """Cancel what runs, end the processes and remove the files. Closing twice is fine."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
         with interrupts_deferred():
+            with self._lock:
+                if self._closed:
+                    return
+                self._closed = True
             for future in list(self._futures):
                 future.cancel()
             self._pool.stop()

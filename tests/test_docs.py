@@ -51,7 +51,8 @@ def test_files_and_commands_that_a_page_names_exist(page):
         assert (ROOT / path).is_file(), path
     for target in re.findall(r"`make (\w+)`", text):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text("utf-8")
-    commands = set(re.findall(r"\bautometa (select|fit|predict|report|serve|experiment|meta-train|export)\b", text))
+    names = "select|fit|predict|adapt|report|serve|experiment|meta-train|meta-initialize|export"
+    commands = set(re.findall(rf"\bautometa ({names})\b", text))
     source = (ROOT / "autometa" / "cli.py").read_text("utf-8")
     for command in commands:
         assert f"def {command.replace('-', '_')}(" in source or f'"{command}"' in source, command

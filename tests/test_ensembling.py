@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from autometa.data import TaskType
-from autometa.ensembling import choose_temperature, choose_weights
+from autometa.ensembling import choose_temperature, choose_weights, greedy_weights
 from autometa.metrics import METRICS, Metric
 
 
@@ -129,3 +129,14 @@ def test_rows_of_no_weight_do_not_enter_the_temperature():
     weight = np.r_[np.ones(1500), np.zeros(1500)]
     assert choose_temperature(given, y, sample_weight=weight) == pytest.approx(1.0, abs=0.2)
     assert choose_temperature(given, y) > 1.5
+
+
+def test_the_greedy_ensemble_alone_asks_nobody_whether_it_pays():
+    y, models = noisy_models(800, 3)
+    weights = greedy_weights([y, *models], y, metric=METRICS["rmse"])
+    np.testing.assert_allclose(weights, [1.0, 0.0, 0.0, 0.0])
+    spread = greedy_weights(models, y, metric=METRICS["rmse"])
+    assert spread.sum() == pytest.approx(1.0)
+    assert (spread > 0.2).all()
+    few = greedy_weights([m[:300] for m in noisy_models(800, 9)[1]], y[:300], metric=METRICS["rmse"])
+    assert np.count_nonzero(few) <= 5

@@ -59,6 +59,7 @@ def test_fitted_attributes(fitted, iris):
     assert len(fitted.study_.trials) == 4
     assert fitted.selection_.best.forecast is not None
     assert {"selection", "default"} <= {entry.source for entry in fitted.ledger_}
+    assert any("cold start" in entry.reason for entry in fitted.ledger_ if entry.source == "warm start")
     assert list(fitted.feature_names_in_) == list(X.columns)
 
 
@@ -216,13 +217,13 @@ def test_a_fitted_model_travels_through_pickle(fitted, iris):
 
 def test_no_quick_family_and_no_time_leave_a_constant():
     X, y = make_classification(200, 5, random_state=0)
-    model = AutoMetaClassifier(time_budget=1e-3, families=["lightgbm"], random_state=0).fit(X, y)
+    model = AutoMetaClassifier(time_budget=1e-3, families=["random_forest"], random_state=0).fit(X, y)
     assert np.ptp(model.predict_proba(X), axis=0).max() == 0
     assert "constant prediction" in model.ledger_.entries[-1].reason
 
 
 def _searched(model):
-    return [entry for entry in model.ledger_ if entry.source not in {"folds", "refit"}]
+    return [entry for entry in model.ledger_ if entry.source not in {"folds", "refit", "warm start"}]
 
 
 def test_refine_goes_on_where_fit_ended(iris):

@@ -13,9 +13,12 @@ from sklearn.model_selection import KFold
 
 from autometa.data import Dataset
 from autometa.evaluation import Evaluator
+from autometa.families import _deadlines
+from autometa.families._deadlines import FitLimit
+from autometa.families.boosting import CatBoost, LightGBM, XGBoost
 from autometa.family import Candidate, ModelFamily
 from autometa.fitting import fit_model
-from autometa.folds import MAX_FOLD_MODELS, Rival
+from autometa.folds import MAX_FOLD_MODELS, Rival, fit_quietly
 from autometa.records import Status
 from autometa.search_space import SearchSpace
 from autometa.workers import WorkerPool
@@ -122,6 +125,17 @@ def test_kept_models_are_those_of_the_first_folds(pool, dataset):
         assert evaluator.fold_models(TOY) == []
 
 
+def test_models_that_nobody_will_want_are_not_kept(pool, dataset):
+    with Evaluator(dataset, families=FAMILIES, metrics=["roc_auc"], workers=pool) as evaluator:
+        best = evaluator.evaluate(TOY)
+        score = best.score("roc_auc")
+        for keep_from, n_models in ((score - 0.1, MAX_FOLD_MODELS), (score + 0.1, 0)):
+            rival = Rival("roc_auc", best.scores["roc_auc"], noise=1.0, keep_from=keep_from)
+            result = evaluator.submit(TOY, keep_models=True, rival=rival).result()
+            assert result.scores == best.scores
+            assert len(evaluator.fold_models(TOY)) == n_models
+
+
 def test_a_stopped_candidate_leaves_what_it_had_finished(pool, dataset):
     with Evaluator(dataset, families=FAMILIES, splits=KFold(5), workers=pool) as evaluator:
         slow = Candidate("toy", {"seconds": 1.5})
@@ -151,3 +165,97 @@ def test_class_weights_enter_fits_and_not_scores(dataset):
     assert balanced.score("accuracy") <= max(share, 1 - share) + 1e-9
     with pytest.raises(ValueError, match="class_weight"):
         Evaluator(dataset, families=FAMILIES, class_weight="heavy")
+
+
+class FakeTime:
+    """Time that goes on by a second whenever somebody looks."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        self.now += 1.0
+        return self.now
+
+
+class _Hurried:
+    """A boosted family in a process whose clock runs: the limit of 20 s ends the first fit after a few rounds."""
+
+    def build(self, config, shape, *, random_state=0, n_threads=1):
+        _deadlines.time = FakeTime()
+        return super().build(config, shape, random_state=random_state, n_threads=n_threads)
+
+
+class HurriedLightGBM(_Hurried, LightGBM):
+    pass
+
+
+class HurriedXGBoost(_Hurried, XGBoost):
+    pass
+
+
+class HurriedCatBoost(_Hurried, CatBoost):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("hurried", "rounds"),
+    [(HurriedLightGBM(), "n_estimators"), (HurriedXGBoost(), "n_estimators"), (HurriedCatBoost(), "iterations")],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_boosting_that_would_not_end_in_time_becomes_a_candidate_of_fewer_rounds(pool, dataset, hurried, rounds):
+    candidate = Candidate(hurried.name, {**hurried.default_config, rounds: 200})
+    with Evaluator(dataset, families=[hurried], splits=KFold(3), workers=pool) as evaluator:
+        future = evaluator.submit(candidate, time_limit=60.0, keep_models=True, cut_short=True)
+        result = future.result()
+        assert result.ok
+        done = result.candidate.config[rounds]
+        assert 5 <= done <= 20
+        assert result.reason.startswith(f"stopped after {done} of 200 rounds")
+        assert len(evaluator.fold_models(result.candidate)) == 3
+        evaluator.forget_models([result.candidate])
+        assert len(evaluator.fold_models(result.candidate)) == 3
+        again = evaluator.evaluate(result.candidate)
+        # CatBoost's random strength depends on the rounds it plans, so the fit that was cut is not quite the same.
+        first = 1 if hurried.name == "catboost" else 0
+        assert again.scores["roc_auc"][first:] == result.scores["roc_auc"][first:]
+        assert again.scores["roc_auc"][0] == pytest.approx(result.scores["roc_auc"][0], abs=0.05)
+        whole = evaluator.evaluate(candidate, time_limit=60.0)
+        assert whole.candidate == candidate
+        assert whole.scores != result.scores
+
+
+def test_boosting_cut_short_and_behind_the_best_is_given_up(pool, dataset):
+    hurried = HurriedLightGBM()
+    candidate = Candidate("lightgbm", {**hurried.default_config, "learning_rate": 0.01})
+    with Evaluator(dataset, families=[hurried], splits=KFold(3), metrics=["log_loss"], workers=pool) as evaluator:
+        best = Rival("log_loss", (-0.01, -0.01, -0.01), noise=1.0)
+        result = evaluator.evaluate(candidate, time_limit=60.0, cut_short=True, rival=best)
+    assert result.status is Status.TIMEOUT
+    assert "of 200 rounds" in result.reason
+    assert len(result.fit_seconds) == 1
+
+
+def test_a_net_that_runs_out_of_time_keeps_what_it_learned(dataset):
+    from autometa.families.neural import MLP
+
+    family = MLP()
+    with Evaluator(dataset, families=[family]) as evaluator:
+        data = evaluator.data("net")
+        config = {**family.default_config, "n_epochs": 128, "batch_size": 32}
+        model = fit_quietly(family, config, data, 0, seconds=1e-3)
+    assert model.predict(data.matrix).shape == (200, 2)
+
+
+def test_a_limit_is_taken_off_the_fitted_model():
+    class Net(DummyClassifier):
+        def __init__(self, time_limit_seconds=None):
+            super().__init__()
+            self.time_limit_seconds = time_limit_seconds
+
+    net = Net()
+    limit = FitLimit(net, 3.0)
+    assert net.time_limit_seconds == 3.0
+    limit.release()
+    assert net.time_limit_seconds is None
+    assert (limit.rounds(), limit.epochs(), limit.options) == (None, None, {})

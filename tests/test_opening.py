@@ -35,11 +35,18 @@ def test_the_first_model_is_scored_on_rows_that_it_did_not_see():
 
 
 def test_without_a_quick_family_or_with_one_that_fails_there_is_no_first_model(monkeypatch):
-    with Evaluator(table(), families=["lightgbm"]) as evaluator:
+    with Evaluator(table(), families=["random_forest"]) as evaluator:
         assert first_model(evaluator, METRICS["roc_auc"], Budget()) is None
     with Evaluator(table(), families=["linear"]) as evaluator:
         monkeypatch.setattr(type(evaluator.families["linear"]), "build", lambda *a, **k: None)
         assert first_model(evaluator, METRICS["roc_auc"], Budget()) is None
+
+
+def test_boosting_opens_with_a_few_rounds():
+    with Evaluator(table(), families=["lightgbm"]) as evaluator:
+        first = first_model(evaluator, METRICS["roc_auc"], Budget())
+    assert first.candidate.config["n_estimators"] == 30
+    assert first.score > 0.8
 
 
 def test_the_first_fit_is_bounded_on_large_tables(monkeypatch):

@@ -1,8 +1,10 @@
 """The package as a whole: lazy imports, the import contract, the README."""
 
+import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,21 @@ def test_arrows_fall():
         pytest.skip("import-linter is not installed")
     result = subprocess.run([str(command)], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+def test_the_table_of_floors_names_every_room_in_the_order_of_the_layers():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = [re.findall(r"`(\w+)`", line) for line in re.findall(r"^\| [a-z]+ \| (`.*) \|$", text, flags=re.MULTILINE)]
+    rooms = [room for row in rows for room in row]
+    there = {
+        path.stem for path in (ROOT / "autometa").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert sorted(rooms) == sorted(there - {"__init__"})
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    floor = {room: i for i, layer in enumerate(reversed(contract["layers"])) for room in layer.split(" | ")}
+    assert set(floor) == set(rooms)
+    for lower, upper in itertools.pairwise(rows):
+        assert max(floor[room] for room in lower) < min(floor[room] for room in upper), (lower, upper)
 
 
 def test_torch_and_optuna_are_named_only_where_they_belong():

@@ -18,7 +18,10 @@ from autometa.search_space import SearchSpace
 from autometa.tuning import Budget, DatasetPolicy, MetaSampler
 from autometa.tuning.extension import extend
 from autometa.tuning.handover import Handover, Surrogate
+from autometa.tuning.history import Outcome, thinned
+from autometa.tuning.neighbourhood import at_random
 from autometa.tuning.proposals import suggest, trial_params
+from autometa.tuning.ranking import Knowledge
 from autometa.tuning.spaces import Spaces
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -299,7 +302,7 @@ def test_a_policy_and_neighbours_of_the_best_go_beyond_the_pool():
     policy = DatasetPolicy(Policy(), {"where": 0.8})
     study = run(MetaSampler(Plan(), seed=0, per_second=False, policy=policy), 12)
     sources = {t.system_attrs["autometa:source"] for t in study.trials}
-    assert {"belief", "default", "policy"} <= sources
+    assert {"selection", "default", "policy"} <= sources
     assert study.best_value > 0.9999
 
 
@@ -409,6 +412,33 @@ def test_an_extended_belief_leaves_the_pool_alone_and_is_unsure_far_away():
     assert np.linalg.eigvalsh(covariance).min() > -1e-8
 
 
+def test_a_belief_that_grows_by_one_outcome_equals_one_made_at_once():
+    plan = Plan()
+    spaces = Spaces.of_families(plan.families)
+    rng = np.random.default_rng(0)
+    tried = [*plan.candidates[:4], *at_random(spaces, rng, n=3)]
+    history = [Outcome(i, c, true_score(c), 0.01 + 0.001 * i) for i, c in enumerate(tried)]
+    grown, fresh = (Knowledge(spaces, plan.candidates, plan.belief) for _ in range(2))
+    for n in range(len(history)):
+        grown.updated(history[:n], more=[tried[n]])
+        step, _ = grown.updated(history[: n + 1])
+    whole, position = fresh.updated(history)
+    np.testing.assert_allclose(step.mean, whole.mean)
+    np.testing.assert_allclose(step.std, whole.std)
+    assert [position[c] for c in tried[:4]] == [0, 1, 2, 3]
+
+
+def test_of_a_long_history_the_best_and_the_latest_are_kept():
+    candidate = Candidate("valley", {"a": 0.5, "depth": 5})
+    history = [Outcome(i, candidate, float(-i) if i % 7 else np.nan) for i in range(200)]
+    kept = [outcome.number for outcome in thinned(history, 20)]
+    assert kept == sorted(kept)
+    assert len(kept) == 20
+    assert set(range(190, 200)) <= set(kept)
+    assert {1, 2, 3, 4, 5, 6, 8, 9, 10, 11} <= set(kept)
+    assert thinned(history[:20], 20) == history[:20]
+
+
 def test_spaces_read_trials_back():
     spaces = Spaces.of_families(FAMILIES)
     candidate = Candidate("kind", {"kernel": "y", "c": 3.0})
@@ -443,11 +473,6 @@ def test_a_hit_is_the_first_incumbent_within_one_paired_standard_error(anytime):
     assert anytime.hit(judge, search[:2], target, 50) == 50
     assert judge.gap(target, target) == (0.0, 0.0)
     assert judge.gap(far, target)[0] < 0
-
-
-def test_the_greedy_portfolio_takes_what_adds_most(anytime):
-    table = np.array([[1.0, 0.9, 0.0, 0.1], [0.0, 0.1, 1.0, 0.1], [1.0, 0.9, 0.0, np.nan]])
-    assert anytime.greedy_portfolio(table)[:2] == [0, 2]
 
 
 def test_the_study_runs_resumes_and_guards_what_is_not_to_be_seen(anytime, tmp_path, capsys):

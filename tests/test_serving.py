@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -31,6 +32,10 @@ from fastapi.testclient import TestClient
 from autometa.adaptation import adapt, mean_loss
 from autometa.data import Dataset
 from autometa.exceptions import ArtefactError, DataError
+from autometa.families._net_adaptable import AdaptableNet
+from autometa.gradient.initialization import initialize
+from autometa.gradient.learned import Initialisation
+from autometa.nets.mlp import MLP, TableInput
 from autometa.persistence import load, save
 from autometa.predictor import Member, Predictor, make_predictor
 from autometa.preprocessing import encode_dataset
@@ -351,6 +356,67 @@ def test_what_cannot_be_adapted_to_is_said(numbers, body, words):
         answer = client.post("/adapt?target=absent", content=table(2).to_csv(), headers={"Content-Type": CSV})
         assert (answer.status_code, "must name a column" in answer.text) == (422, True)
     assert not list(numbers.parent.glob("model.versions/0*"))
+
+
+def born_model(rate: float = 0.5) -> Predictor:
+    """A net whose birth moves its level only: a step takes off 2 * rate of the mean error of all rows."""
+    frame = table()
+    dataset = Dataset.from_arrays(frame, price(frame))
+    encoder, matrix = encode_dataset(dataset, "net")
+    sizes = tuple(int(matrix[:, i].max()) + 1 for i in range(encoder.n_categorical_))
+    net = initialize(lambda: MLP(TableInput(matrix.shape[1] - len(sizes), sizes), 1, hidden_sizes=()), seed=0)
+    weights = {name: value.detach() for name, value in net.named_parameters()}
+    birth = Initialisation(weights, {"output.bias": torch.tensor(rate)}, 1, "meta_sgd")
+    born = AdaptableNet(birth, sizes, 0, float(dataset.y.mean()), float(dataset.y.std()))
+    return make_predictor(dataset, (Member("adaptable_net", {}, "net", (born,)),), encoders={"net": encoder})
+
+
+def test_a_model_with_a_birth_starts_from_it_on_all_rows_it_was_told_of(tmp_path):
+    born, new, later = born_model(), table(30, seed=3), table(20, seed=4)
+    paid = price(new, 7.0)
+    base, missed = born.predict(later), (paid - born.predict(new)).to_numpy()
+    with client_of(save(born, tmp_path / "model")) as client:
+        assert client.get("/schema").json()["adaptation"] == "learned birth"
+        for rows, version in ((slice(0, 10), 2), (slice(10, 30), 3)):
+            body = {"rows": records(new[rows]), "target": paid[rows].tolist()}
+            entry = client.post("/adapt", json=body).json()
+            assert (entry["version"], entry["way"], entry["n_rows"]) == (version, "learned birth", len(paid[rows]))
+            told = client.post("/predict", json=records(later)).json()["predictions"]
+            assert np.allclose(told, base + missed[: rows.stop].mean(), atol=1e-3)
+        assert client.post("/rollback").json() == {"current": 2}
+    with client_of(tmp_path / "model") as client:  # a later process knows the rows of version 2, and only these
+        told = client.post("/predict", json=records(later)).json()
+        assert told["version"] == 2
+        assert np.allclose(told["predictions"], base + missed[:10].mean(), atol=1e-3)
+        client.post("/adapt", json={"rows": records(new[10:]), "target": paid[10:].tolist()})
+        told = client.post("/predict", json=records(later)).json()
+        assert (told["version"], np.allclose(told["predictions"], base + missed.mean(), atol=1e-3)) == (4, True)
+        client.post("/rollback?version=1")
+        assert client.post("/predict", json=records(later)).json()["predictions"] == base.tolist()
+
+
+@pytest.mark.parametrize(("n_rows", "n_steps"), [(20, 1), (29, 1), (40, 8)])
+def test_rows_enough_to_judge_by_choose_the_number_of_steps(n_rows, n_steps):
+    born, new = born_model(rate=0.1), table(n_rows, seed=3)
+    paid = born.predict(new) + 7.0  # every step towards it is a good one
+    moved = adapt(born, new, paid).predict(new) - born.predict(new)
+    assert np.allclose(moved, 7.0 * (1 - 0.8**n_steps), atol=1e-3)
+
+
+def test_steps_that_overshoot_are_shortened_and_not_repeated():
+    born, new = (
+        born_model(rate=1.02),
+        table(40, seed=3),
+    )  # each step at this rate ends 4 % further off, on the other side
+    moved = adapt(born, new, born.predict(new) + 7.0).predict(new) - born.predict(new)
+    assert np.allclose(moved, 7.0 * 2 * 0.3 * 1.02, atol=1e-3)  # one step at the next smaller rate
+
+
+def test_a_wild_row_does_not_break_a_net(tmp_path):
+    new, wild = table(5), np.array([1.0, 2.0, 3.0, 4.0, 1e149])
+    adapted = adapt(born_model(), new, wild)
+    assert np.isfinite(adapted.predict(new)).all()
+    assert np.array_equal(load(save(adapted, tmp_path / "model")).predict(new), adapted.predict(new))
 
 
 def test_adaptation_can_be_left_out(numbers):

@@ -1,5 +1,7 @@
+import itertools
 import math
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -12,6 +14,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from autometa.data import Dataset
 from autometa.evaluation import Evaluator
 from autometa.family import Candidate, ModelFamily
+from autometa.meta_model.belief import Belief, Covariance, Prior, ScalePrior, SecondsPrior
 from autometa.metrics import METRICS
 from autometa.records import Evaluation, Status
 from autometa.search_space import SearchSpace
@@ -47,6 +50,21 @@ class Keeper(ModelFamily):
         return Shrunk(config["keep"])
 
 
+class Sleepy(Shrunk):
+    def fit(self, X, y):
+        time.sleep(0.03)
+        return super().fit(X, y)
+
+
+class Slow(Keeper):
+    """So slow that a search cannot have seen enough to end early."""
+
+    name = "slow"
+
+    def build(self, config, shape, *, random_state=0, n_threads=1):
+        return Sleepy(config["keep"])
+
+
 class Failing(Keeper):
     name = "failing"
 
@@ -54,26 +72,24 @@ class Failing(Keeper):
         return Shrunk(config["keep"], fail=True)
 
 
-class FixedBelief:
-    """A belief over a known order, with the interface that the tuner uses."""
+def belief_of(mean, seconds=None, kind=Belief):
+    """A belief that is sure of an order, and of seconds."""
+    mean = np.asarray(mean, dtype=float)
+    times = np.full(len(mean), 0.01) if seconds is None else np.asarray(seconds, dtype=float)
+    small = Covariance.from_matrix(1e-3 * np.eye(len(mean)))
+    scale = ScalePrior(offset=-1.0, offset_std=1.0, slope=0.0, log_scale=-1.0, log_scale_std=0.1)
+    return kind(Prior(mean, small, scale), SecondsPrior(np.log(times), small, speed_std=0.05))
 
-    def __init__(self, mean, seconds=None, told=()):
-        self.mean = np.asarray(mean, dtype=float)
-        self.seconds = np.full(len(self.mean), 0.01) if seconds is None else np.asarray(seconds, dtype=float)
-        self.seconds_std = np.full(len(self.mean), 0.1)
-        self.told = told
 
-    def __len__(self):
-        return len(self.mean)
+def listener(told):
+    """A kind of belief that notes the positions of all that it is told."""
 
-    def expected_improvement(self):
-        return self.mean - self.mean.min() + 1e-3
+    class Listening(Belief):
+        def observe(self, index, *args, **options):
+            told.append(index)
+            return super().observe(index, *args, **options)
 
-    def observe(self, index, raw_score, standard_error=None, seconds=None):
-        return FixedBelief(self.mean, self.seconds, (*self.told, (index, raw_score)))
-
-    def observe_failure(self, index):
-        return FixedBelief(self.mean, self.seconds, (*self.told, (index, None)))
+    return Listening
 
 
 @pytest.fixture
@@ -86,6 +102,11 @@ def search(dataset, families, budget, candidates=None, belief=None, **options):
     start = WarmStart(candidates or [f.default_candidate() for f in families], belief)
     with Evaluator(dataset, families=families) as evaluator:
         return tune(evaluator, start, families=families, metric=METRICS["rmse"], budget=budget, **options)
+
+
+def warm_up(dataset):
+    """Afterwards a worker has imported all that these trials need."""
+    search(dataset, [Keeper()], Budget(120.0, max_trials=1))
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan])
@@ -150,39 +171,63 @@ def test_failures_are_lines_of_the_ledger_and_never_the_end(dataset):
 def test_belief_is_followed_and_told(dataset):
     pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5, 0.0, -0.5)]
     told = []
-
-    class Listening(FixedBelief):
-        def observe(self, index, raw_score, standard_error=None, seconds=None):
-            told.append(index)
-            return self
-
-    result = search(dataset, [Keeper()], Budget(max_trials=4), pool, Listening([4.0, 3.0, 2.0, 1.0]))
+    belief = belief_of([4.0, 3.0, 2.0, 1.0], kind=listener(told))
+    result = search(dataset, [Keeper()], Budget(max_trials=4), pool, belief)
     tried = [e.candidate.config["keep"] for e in result.evaluations]
     assert tried[0] == 0.9
     assert tried[1] == 0.0  # the default races the belief from the second trial on
     assert set(tried) == {0.9, 0.5, 0.0, -0.5}
-    assert sorted(told) == [0, 1, 2, 3]
+    assert told[0] == 0
+    assert {0, 1, 2} <= set(told)
 
 
 def test_first_trial_is_cheap_when_time_is_the_limit(dataset):
     pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5)]
-    belief = FixedBelief([2.0, 1.0], seconds=[50.0, 0.001])
+    belief = belief_of([2.0, 1.0], seconds=[50.0, 0.001])
     result = search(dataset, [Keeper()], Budget(3.0), pool, belief)
     assert result.evaluations[0].candidate == pool[1]
     assert pool[0] not in {e.candidate for e in result.evaluations}  # it would never fit into the budget
 
 
 def test_time_budget_is_kept_and_used(dataset):
-    shared_workers(1).submit(pow, 2, 2).result(120)  # warm from here on
+    warm_up(dataset)
     budget = Budget(3.0)
-    result = search(dataset, [Keeper()], budget)
+    result = search(dataset, [Slow()], budget)
     assert 2.0 < budget.elapsed < 10.0  # seconds more for a busy machine
     assert len(result.evaluations) > 1
 
 
+def test_the_next_trial_waits_for_a_worker_and_its_time_counts_from_when_it_begins(dataset):
+    warm_up(dataset)
+    result = search(dataset, [Keeper()], Budget(2.5))
+    trials = [entry for entry in result.ledger if entry.candidate is not None]
+    assert len(trials) > 3
+    assert len({entry.candidate for entry in trials}) == len(trials)
+    for one, following in itertools.pairwise(trials[:-1]):  # the last may be stopped together with the one before
+        assert following.started >= one.started + one.seconds - 0.01
+
+
+def test_a_table_that_takes_too_long_to_encode_is_not_encoded_at_the_last_moment(dataset):
+    class Linear(Keeper):
+        name = "other"
+        matrix = "linear"
+
+    warm_up(dataset)
+    families = [Keeper(), Linear()]
+    with Evaluator(dataset, families=families) as evaluator:
+        evaluator.data("tree")
+        evaluator._encoding_seconds[:] = [60.0]
+        start = WarmStart([f.default_candidate() for f in families])
+        result = tune(evaluator, start, families=families, metric=METRICS["rmse"], budget=Budget(2.0))
+    skipped = [entry for entry in result.ledger if entry.status is Status.SKIPPED and entry.candidate is not None]
+    assert {entry.candidate.family for entry in skipped} == {"other"}
+    assert "need about 90.0 s to be encoded" in skipped[0].reason
+    assert {e.candidate.family for e in result.evaluations} == {"keeper"}
+
+
 def test_clearly_worse_candidates_are_pruned_and_the_study_knows(dataset):
     pool = [Candidate("keeper", {"keep": k}) for k in (1.1, 0.95, 0.0, -1.0)]
-    result = search(dataset, [Keeper()], Budget(max_trials=4), pool, FixedBelief([4.0, 3.0, 2.0, 1.0]))
+    result = search(dataset, [Keeper()], Budget(max_trials=4), pool, belief_of([4.0, 3.0, 2.0, 1.0]))
     pruned = [entry for entry in result.ledger if entry.status is Status.PRUNED]
     assert {entry.candidate.config["keep"] for entry in pruned} == {0.0, -1.0}
     assert all("far behind the best" in entry.reason for entry in pruned)
@@ -206,20 +251,27 @@ def test_a_part_of_the_folds_is_judged_by_the_same_folds_of_the_best():
     assert estimated_score(whole, [], "rmse")[0] == pytest.approx(-2.0)
 
 
-def test_what_would_not_end_in_time_is_left_out(dataset):
+def test_what_would_not_end_in_time_is_left_out():
     pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5, 0.4)]
-    start = WarmStart(pool, FixedBelief([3.0, 2.0, 1.0], seconds=[5.0, 0.2, 0.1]))
+    start = WarmStart(pool, belief_of([3.0, 2.0, 1.0], seconds=[5.0, 0.2, 0.1]))
     proposer = Proposer(start, [Keeper()], optuna.create_study(), 5, Budget(10.0), "rmse")
-    assert proposer.next(3.0).candidate == pool[2]  # the first is cheap
-    proposer.n_proposed = 2
-    assert proposer.next(3.0).candidate == pool[1]
-    assert proposer.next(0.5) is None or proposer.next(0.5).source == "search"
-    assert proposer.trial_seconds(pool[0]) == pytest.approx(25.0)
+    asked = []
+    for _ in range(3):
+        asked.append(proposer.next(3.0))
+        proposer.tell(Evaluation("x", asked[-1].candidate, Status.OK, {"rmse": (-1.0, -1.1)}))
+    default = Keeper().default_candidate()
+    assert [proposal.candidate for proposal in asked] == [pool[2], default, pool[1]]  # the first is cheap
+    assert [proposal.source for proposal in asked] == ["selection", "default", "selection"]
+    assert proposer.trial_seconds(pool[0]) == pytest.approx(25.0, rel=0.01)
+    assert proposer.next(0.01) is None
+    further = proposer.next(3.0)
+    assert further.source in {"local", "random"}
+    assert proposer.trial_seconds(further.candidate) < 3.0
 
 
 def test_units_of_work_do_not_depend_on_time(dataset):
     pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5, 0.4, 0.3)]
-    belief = FixedBelief([4.0, 3.0, 2.0, 1.0], seconds=[0.1] * 4)
+    belief = belief_of([4.0, 3.0, 2.0, 1.0], seconds=[0.1] * 4)
     budget = Budget.of(2.1, unit="work")
     result = search(dataset, [Keeper()], budget, pool, belief)
     assert budget.counts_work
@@ -230,19 +282,26 @@ def test_units_of_work_do_not_depend_on_time(dataset):
         Budget.of(1.0, unit="minutes")
 
 
+def test_a_family_without_a_forecast_gets_its_turn(dataset):
+    class Stranger(Keeper):
+        name = "stranger"
+        default_config = {"keep": 1.0}  # noqa: RUF012
+
+    pool = [Candidate("keeper", {"keep": k}) for k in np.linspace(0.0, 0.6, 12)]
+    start = [*pool, Stranger().default_candidate()]
+    belief = belief_of(np.linspace(-1.0, 1.0, 12))
+    result = search(dataset, [Keeper(), Stranger()], Budget(max_trials=8), start, belief)
+    assert result.ranked("rmse")[0].candidate.family == "stranger"
+
+
 def test_a_better_warm_start_is_taken_over_with_all_that_is_known(dataset):
     pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5)]
     later = Future()
     told = []
 
-    class Listening(FixedBelief):
-        def observe(self, index, raw_score, standard_error=None, seconds=None):
-            told.append(index)
-            return self
-
     def arrive(ledger):
         if len(ledger) == 1:
-            later.set_result(WarmStart(pool, Listening([2.0, 1.0])))
+            later.set_result(WarmStart(pool, belief_of([2.0, 1.0], kind=listener(told))))
         if len(ledger) == 3:
             raise KeyboardInterrupt
 
@@ -274,7 +333,7 @@ def test_where_nothing_is_left_the_better_warm_start_is_waited_for(dataset):
     later = Future()
     shared_workers(1).submit(pow, 2, 2).result(120)
     pool = [Candidate("keeper", {"keep": 0.0})]
-    threading.Timer(1.0, later.set_result, [WarmStart(pool, FixedBelief([1.0]))]).start()
+    threading.Timer(1.0, later.set_result, [WarmStart(pool, belief_of([1.0]))]).start()
     budget = Budget(600.0)
     with Evaluator(dataset, families=[Only()]) as evaluator:
         result = tune(evaluator, WarmStart(pool), families=[Only()], metric=METRICS["rmse"], budget=budget, later=later)
@@ -305,11 +364,48 @@ def test_what_does_not_fit_into_memory_is_skipped_with_a_reason(dataset):
 
 def test_a_perfect_score_ends_the_search(dataset):
     pool = [Candidate("keeper", {"keep": k}) for k in (1.0, *np.linspace(0.99, 1.01, 60))]
-    start = WarmStart(pool, FixedBelief(np.arange(61.0)[::-1], np.full(61, 1e-4)))
+    start = WarmStart(pool, belief_of(np.arange(61.0)[::-1], np.full(61, 1e-4)))
     with Evaluator(dataset, families=[Keeper()]) as evaluator:
         budget = Budget.of(10.0, unit="work")
         result = tune(evaluator, start, families=[Keeper()], metric=METRICS["r2"], budget=budget)
     assert "cannot be better" in result.ledger.entries[-1].reason
+
+
+def test_the_search_ends_early_when_nothing_more_is_expected_and_says_so(dataset):
+    # Shallower than the noise of the folds: every candidate is as good as the next, and the belief is sure of it.
+    pool = [Candidate("keeper", {"keep": float(k)}) for k in np.linspace(0.9, 0.9001, 40)]
+    flat = belief_of(np.zeros(40), np.full(40, 1e-4))
+    still = replace(flat, prior=replace(flat.prior, covariance=Covariance.from_matrix(1e-8 * np.eye(40))))
+    with Evaluator(dataset, families=[Keeper()]) as evaluator:
+        result = tune(
+            evaluator, WarmStart(pool, still), families=[Keeper()], metric=METRICS["rmse"],
+            budget=Budget.of(60.0, unit="work"),
+        )  # fmt: skip
+    assert "Stopped early: the expected gain of a further trial" in result.ledger.entries[-1].reason
+    assert 20 <= len(result.evaluations) < 200
+
+
+def test_a_watcher_hears_of_beginnings_with_a_forecast_and_may_end_the_search(dataset):
+    class Watcher:
+        begun, ended = [], 0
+
+        def begin(self, candidate, final):
+            self.begun.append((candidate, final))
+
+        def __call__(self, ledger):
+            self.ended = len(ledger)
+            return self.ended == 3
+
+    watcher = Watcher()
+    pool = [Candidate("keeper", {"keep": k}) for k in (1.3, 0.9, 0.5, 0.0)]
+    result = search(dataset, [Keeper()], Budget(max_trials=9), pool, belief_of([3.0, 2.9, 2.0, 1.0]), on_trial=watcher)
+    assert [candidate for candidate, _ in watcher.begun] == [e.candidate for e in result.evaluations]
+    assert math.isnan(watcher.begun[0][1])
+    best = max(e.score("rmse") for e in result.evaluations[:2] if e.ok)
+    assert watcher.begun[2][1] >= best - 0.05
+    assert watcher.ended == 3
+    assert "Stopped by a callback" in result.ledger.entries[-1].reason
+    assert result.warm_start.n_trials == 3
 
 
 def test_interrupt_keeps_what_was_found(dataset):
@@ -318,7 +414,8 @@ def test_interrupt_keeps_what_was_found(dataset):
             raise KeyboardInterrupt
 
     result = search(dataset, [Keeper()], Budget(max_trials=50), on_trial=interrupt)
-    assert len(result.ranked("rmse")) == 3
+    assert len(result.evaluations) == 3
+    assert result.ranked("rmse")
     assert "Interrupted" in result.ledger.entries[-1].reason
 
 

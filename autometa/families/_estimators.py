@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -173,6 +174,11 @@ class _CatBoost(BaseEstimator):
             "thread_count": self.n_threads, "allow_writing_files": False, "logging_level": "Silent",
         }  # fmt: skip
 
+    @staticmethod
+    def boosting_callbacks(over: Callable[[], bool]) -> list[Any]:
+        """Callbacks of ``fit`` that end it after the round in which ``over`` turned true."""
+        return [_Stop(over)]
+
     def _pool(self, X: Matrix, y: Any = None, weight: Any = None) -> Any:
         from catboost import FeaturesData, Pool
 
@@ -187,15 +193,27 @@ class _CatBoost(BaseEstimator):
         return Pool(data, y, weight=weight)
 
 
+class _Stop:
+    """A callback of CatBoost."""
+
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self.over = over
+
+    def after_iteration(self, info: Any) -> bool:
+        """Whether to go on."""
+        return not self.over()
+
+
 class CategoricalCatBoostClassifier(ClassifierMixin, _CatBoost):
     """CatBoost classifier with native categories."""
 
-    def fit(self, X: Matrix, y: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], sample_weight: NDArray[Any] | None = None, callbacks: Any = None) -> Self:
         """Fit on X (n_rows, n_columns) and class codes y."""
         from catboost import CatBoostClassifier
 
         self.classes_ = np.unique(y)
-        self.model_ = CatBoostClassifier(**self._options()).fit(self._pool(X, y, sample_weight))
+        model = CatBoostClassifier(**self._options())
+        self.model_ = model.fit(self._pool(X, y, sample_weight), callbacks=callbacks)
         return self
 
     def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
@@ -210,11 +228,12 @@ class CategoricalCatBoostClassifier(ClassifierMixin, _CatBoost):
 class CategoricalCatBoostRegressor(RegressorMixin, _CatBoost):
     """CatBoost regressor with native categories."""
 
-    def fit(self, X: Matrix, y: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], sample_weight: NDArray[Any] | None = None, callbacks: Any = None) -> Self:
         """Fit on X (n_rows, n_columns) and values y."""
         from catboost import CatBoostRegressor
 
-        self.model_ = CatBoostRegressor(**self._options()).fit(self._pool(X, y, sample_weight))
+        model = CatBoostRegressor(**self._options())
+        self.model_ = model.fit(self._pool(X, y, sample_weight), callbacks=callbacks)
         return self
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:

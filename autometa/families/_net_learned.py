@@ -91,7 +91,7 @@ def learned_net(
     net.output.weight.zero_()
     net.output.bias.copy_((shares / shares.sum()).log())
     if n_steps:
-        _take_steps(net, birth, rows, n_classes, n_steps)
+        take_steps(net, birth, rows, n_classes, n_steps)
     if not dropout:
         return net
     with_dropout = initialize(lambda: make_learned_net(*size, dropout=dropout), seed=seed)
@@ -100,7 +100,7 @@ def learned_net(
     return with_dropout
 
 
-def _take_steps(net: MLP, birth: Initialisation, rows: Rows, n_classes: int, n_steps: int) -> None:
+def take_steps(net: MLP, birth: Initialisation, rows: Rows, n_classes: int, n_steps: int) -> None:
     """The inner steps in place; targets with wild outliers need shorter ones than those of meta-training."""
     loss = classification_loss() if n_classes else regression_loss()
     first = [value.clone() for value in net.parameters()]

@@ -1,4 +1,4 @@
-"""Boosted models round by round: their names for rounds and rate, and predictions after fewer rounds."""
+"""Models stage by stage: boosting after fewer rounds, nets after fewer epochs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,24 @@ ROUNDS_AND_RATE: Mapping[str, tuple[str, str]] = {
     "catboost": ("iterations", "learning_rate"),
 }
 """Names of the two hyperparameters in each boosted family's configuration."""
+_SHARES = (0.1, 0.25, 0.5)
+
+
+def early_stages(n_stages: int) -> list[int]:
+    """A tenth, a quarter and half of so many rounds or epochs.
+
+    Examples
+    --------
+    >>> early_stages(200), early_stages(3)
+    ([20, 50, 100], [1, 2])
+    """
+    return sorted({max(1, round(share * n_stages)) for share in _SHARES} - {n_stages})
+
+
+def net_stages(estimator: Any, epochs: Sequence[int]) -> list[float]:
+    """The best loss on a net's own hold-out up to each of the epochs; empty where there was none or no net."""
+    losses = getattr(getattr(estimator, "result_", None), "validation_loss", ())
+    return [float(min(losses[:epoch])) for epoch in epochs] if losses else []
 
 
 def staged_predictions(

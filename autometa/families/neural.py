@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from autometa.exceptions import FamilyUnavailable
 from autometa.families._net_defaults import MLP_DEFAULTS, TABM_DEFAULTS
 from autometa.family import Candidate, MatrixKind, MatrixShape, ModelFamily
 from autometa.search_space import SearchSpace
@@ -53,8 +54,13 @@ class _Neural(ModelFamily):
     ) -> BaseEstimator:
         # PyTorch takes about two seconds to import: only those who build a net pay for it.
         from autometa.families._net_estimators import NetClassifier, NetRegressor
+        from autometa.nets.weight_generator import MAX_CLASSES
 
         self.search_space.validate(config)
+        if config["init"] == "generated" and shape.n_classes > MAX_CLASSES:
+            # Elsewhere the race would end with another birth, and a corpus would hold its score under this name.
+            message = f"Weights can be generated for at most {MAX_CLASSES} classes. Got {shape.n_classes}."
+            raise FamilyUnavailable(message)
         estimator = NetClassifier if shape.task.is_classification else NetRegressor
         return estimator(
             net=self.name, config=dict(config), n_categorical=shape.n_categorical, random_state=random_state,
@@ -77,10 +83,10 @@ class MLP(_Neural):
     - ``init``: where the weights come from. "random": drawn. "learned": meta-trained over many tables for one net
       (64-64, silu, on 20 principal components of the standardised columns) and moved by 5 full-batch steps at its own
       rates, which below 60 rows are all; ``n_layers``, ``width``, ``activation`` and ``numerical_embedding`` have no
-      effect then. "generated": a hypernetwork reads the training rows and writes
-      the weights of a 64-64 net with a linear skip; it is raced against the other births on the hold-out, and the
-      winner goes on (:func:`autometa.families._net_births.fit_births`). Rows measured before these were there are all
-      "random" and mean what they meant.
+      effect then. "generated": a hypernetwork reads the training rows and writes the weights of a 64-64 net with a
+      linear skip; it is raced against the other births on the hold-out, and the winner goes on
+      (:func:`autometa.families._net_births.fit_births`); for more than 32 classes there is none. Rows measured before
+      these were there are all "random" and mean what they meant.
     """
 
     name = "mlp"

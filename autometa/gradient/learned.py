@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autometa.exceptions import ArtefactError
+from autometa.gradient.checkpoints import read_tensors, write_tensors
 from autometa.gradient.fit import Rows
 from autometa.gradient.inner_loop import adapt_weights
 from autometa.gradient.losses import Loss
@@ -84,15 +81,10 @@ class Initialisation:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         header = {"n_steps": self.n_steps, "method": self.method, "records": dict(self.records)}
         tensors = {f"weight.{name}": value for name, value in self.weights.items()}
         tensors |= {f"rate.{name}": value for name, value in self.rates.items()}
-        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        neighbour = path.with_name(f"{path.name}.{os.getpid()}.part")
-        save_file(plain, neighbour, metadata={"format": _FORMAT, "header": json.dumps(header)})
-        os.replace(neighbour, path)
+        write_tensors(path, tensors, kind=_FORMAT, header=header)
 
     @classmethod
     def load(cls, path: str | Path) -> Initialisation:
@@ -103,19 +95,12 @@ class Initialisation:
         ArtefactError
             The file is not there, damaged, or of another format.
         """
+        header, tensors = read_tensors(path, kind=_FORMAT)
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if metadata.get("format") != _FORMAT:
-                raise ArtefactError(f"The file {str(path)!r} must have the format {_FORMAT}. Train it again.")
-            header = json.loads(metadata["header"])
             return cls(
                 {n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")},
                 {n.removeprefix("rate."): t for n, t in tensors.items() if n.startswith("rate.")},
                 int(header["n_steps"]), str(header["method"]), dict(header["records"]),
             )  # fmt: skip
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ArtefactError):
-                raise
+        except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"The initialisation {str(path)!r} cannot be read ({error}).") from error

@@ -38,8 +38,9 @@ from autometa.predictor import Column, Member, Predictor
 from autometa.versions import installed_versions
 
 FORMAT = "autometa-model"
-FORMAT_VERSION = 2
-"""Raised when an older release could not read what this one writes. Every version that was released still loads."""
+FORMAT_VERSION = 3
+"""Raised when an older release could not read what this one writes: 2 added corrections, 3 nets with their birth. Every
+version that was released still loads."""
 
 _LIBRARIES = {
     "forest": ("scikit-learn",),
@@ -51,6 +52,7 @@ _LIBRARIES = {
     "xgboost": ("xgboost", "xgboost-cpu"),
     "catboost": ("catboost",),
     "net": ("torch",),
+    "adaptable_net": ("torch",),
 }
 
 
@@ -63,7 +65,8 @@ def save(model: Any, path: str | PathLike[str], *, overwrite: bool = False, trus
     Parameters
     ----------
     model : Predictor, or fitted estimator with a ``predictor_`` attribute
-        An estimator may also have ``_artefact_records() -> dict of str to JSON``, whose values are kept beside it.
+        A ``MetaInitializer`` is one too: its net before any step is saved, with the birth. An estimator may also have
+        ``_artefact_records() -> dict of str to JSON``, whose values are kept beside it.
     path : path
         A directory, or one file if it ends with ``.zip``.
     overwrite : bool, default=False

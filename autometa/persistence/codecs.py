@@ -53,6 +53,7 @@ _NEIGHBORS = {"KNeighborsClassifier": "sklearn.neighbors", "KNeighborsRegressor"
 _CATBOOST = ("CategoricalCatBoostClassifier", "CategoricalCatBoostRegressor")
 _NETS = ("NetClassifier", "NetRegressor")
 _NET_HOME = "autometa.families._net_estimators"
+_ADAPTABLE_HOME = "autometa.families._net_adaptable"
 _ESTIMATOR_HOME = "autometa.families._estimators"
 
 
@@ -147,6 +148,16 @@ def _read_net(files: Files, trusted: Sequence[str]) -> Any:
     return estimator.from_state(state["header"], state["arrays"])
 
 
+def _write_adaptable(model: Any, trusted: Sequence[str]) -> Files:
+    header, arrays = model.to_state()
+    return to_files({"header": header, "arrays": arrays})
+
+
+def _read_adaptable(files: Files, trusted: Sequence[str]) -> Any:
+    state = from_files(files)
+    return import_module(_ADAPTABLE_HOME).AdaptableNet.from_state(state["header"], state["arrays"])
+
+
 def _is_plain(model: Any) -> bool:
     """Whether the model and every estimator in it is listed."""
     return _is_from(model, _PLAIN) and all(
@@ -213,6 +224,9 @@ CODECS = (
     Codec("xgboost", lambda m: isinstance(m, FrozenXGBoost), _write_xgboost, _read_xgboost),
     Codec("catboost", lambda m: _is_exactly(m, _ESTIMATOR_HOME, _CATBOOST), _write_catboost, _read_catboost),
     Codec("net", lambda m: _is_exactly(m, _NET_HOME, _NETS), _write_net, _read_net),
+    Codec(
+        "adaptable_net", lambda m: _is_exactly(m, _ADAPTABLE_HOME, ["AdaptableNet"]), _write_adaptable, _read_adaptable
+    ),
     Codec("plain", _is_plain, _write_plain, _read_plain),
     Codec("neighbors", lambda m: _is_from(m, _NEIGHBORS), _write_neighbors, _read_neighbors),
     Codec("skops", lambda m: True, write_skops, read_skops),

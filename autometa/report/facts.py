@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from autometa.family import Candidate
 from autometa.metrics import Metric
@@ -188,3 +189,9 @@ def _plain(value: Any) -> Any:
         return value
     named = getattr(value, "name", None)
     return named if isinstance(named, str) else type(value).__name__
+
+
+def json_rows(frame: pd.DataFrame) -> list[Row]:
+    """Rows with plain values, NaN as ``None``."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    return [{str(k): v.item() if isinstance(v, np.generic) else v for k, v in row.items()} for row in rows]

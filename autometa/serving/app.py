@@ -14,7 +14,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from autometa.adaptation import Adapter, adapt, mean_loss
+from autometa.adaptation import Adapter, adapt, adaptation_details, way_to_adapt
 from autometa.exceptions import DataError
 from autometa.predictor import Predictor
 from autometa.serving.batching import Batcher
@@ -143,10 +143,7 @@ class _Service:
     def adapt_now(self, frame: pd.DataFrame, target: list[Any]) -> dict[str, Any]:
         def change(predictor: Predictor) -> tuple[Predictor, dict[str, Any]]:
             changed = self.adapter(predictor, frame, target)
-            details = {"n_rows": len(frame), "loss": _loss_name(predictor),
-                       "loss_before": mean_loss(predictor, frame, target),
-                       "loss_after": mean_loss(changed, frame, target)}  # fmt: skip
-            return changed, details
+            return changed, adaptation_details(predictor, changed, frame, target)
 
         try:
             return self.store.add(change)
@@ -253,10 +250,6 @@ def _unusable(error: Exception) -> RequestProblem:
     return RequestProblem(422, f"{sentence:.400}")
 
 
-def _loss_name(predictor: Predictor) -> str:
-    return "rmse" if predictor.classes is None else "log_loss"
-
-
 def _schema_document(service: _Service) -> dict[str, Any]:
     version, settings = service.store.current(), service.settings
     predictor = version.predictor
@@ -269,6 +262,7 @@ def _schema_document(service: _Service) -> dict[str, Any]:
         "task": str(predictor.task),
         "classes": None if predictor.classes is None else predictor.classes.tolist(),
         "columns": columns,
+        "adaptation": way_to_adapt(predictor) if settings.adaptation else None,
         "limits": {"max_rows": settings.max_rows, "max_body_bytes": settings.max_body_bytes,
                    "timeout_seconds": settings.timeout_seconds},
         "body": service.schema.rows_json_schema(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 
@@ -68,6 +68,14 @@ class Budget:
         if unit not in {"seconds", "work"}:
             raise ValueError(f"budget_unit must be 'seconds' or 'work'. Got {unit!r} instead.")
         return cls(seconds, max_trials, clock=time.perf_counter if unit == "seconds" else WorkClock())
+
+    def after(self, n_trials: int) -> Self:
+        """The same budget, with its limit on trials counted after so many earlier ones."""
+        if self.max_trials is None:
+            return self
+        later = replace(self, max_trials=self.max_trials + n_trials)
+        object.__setattr__(later, "started", self.started)
+        return later
 
     @property
     def elapsed(self) -> float:

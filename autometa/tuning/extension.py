@@ -63,7 +63,10 @@ def extend(belief: Belief, candidates: Sequence[Candidate], new: Sequence[Candid
     if seconds is not None:
         covariance = _extended_covariance(seconds.covariance, seconds.mean, np.zeros((0, 0)), bridge)
         seconds = replace(seconds, mean=_extended_mean(seconds.mean, bridge), covariance=covariance)
-    return type(belief)(later, seconds)
+    extended = type(belief)(later, seconds)
+    for hint in belief.hints:
+        extended = extended.observe(hint.index, hint.raw_score, hint.standard_error, output=hint.output)
+    return extended
 
 
 def _bridge(candidates: Sequence[Candidate], new: Sequence[Candidate], spaces: Spaces) -> _Bridge:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr
 
 from autometa.family import Candidate
-from autometa.tuning.history import Outcome, floor
+from autometa.tuning.history import Outcome, floor, thinned
 from autometa.tuning.spaces import Floats, Spaces
 
 if TYPE_CHECKING:
     from autometa.meta_model.belief import Belief
+    from autometa.tuning.ranking import Knowledge
 
 _MAX_LOG_RATIO = 3.0
 _TOLERANCE = 0.1
 _LENGTHS = (0.2, 0.4, 0.8, 1.6, 3.2)
 _NOISES = (1e-4, 1e-2, 1e-1, 0.5)
 _MIN_WEIGHT = 1e-2
+_MIN_BEFORE_COMPARING = 4
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -84,8 +86,17 @@ class Surrogate:
     def expected_improvement(self, candidates: Sequence[Candidate]) -> Floats:
         """Expected gain over the best score, raw units, shape (len(candidates),)."""
         forecast = self.forecast(candidates)
-        z = (forecast.mean - self.incumbent) / forecast.std
-        return np.asarray(forecast.std * (z * ndtr(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)))
+        return _improvement(forecast.mean - self.incumbent, forecast.std)
+
+    def shortlist(self, candidates: Sequence[Candidate], n: int) -> list[Candidate]:
+        """The ``n`` most promising candidates as the most likely fit alone sees them, in their order."""
+        if len(candidates) <= n:
+            return list(candidates)
+        best = max(self._fits, key=lambda fit: fit.weight)
+        mean, variance = best.predict(_distances(self.spaces.vectors(candidates), self._vectors))
+        top = (self.incumbent - self._centre) / self._unit
+        value = _improvement(mean - top, np.sqrt(np.maximum(variance, 1e-12)))
+        return [candidates[i] for i in np.sort(np.argsort(-value, kind="stable")[:n])]
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,12 @@ def _fits(distances: Floats, target: Floats) -> list[_Fit]:
     return [replace(fit, weight=fit.weight / total) for fit in kept]
 
 
+def _improvement(mean: Floats, std: Floats) -> Floats:
+    """Expected positive part of Gaussians."""
+    z = mean / std
+    return np.asarray(std * (z * ndtr(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)))
+
+
 def _distances(a: Floats, b: Floats) -> Floats:
     squares = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
     return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
@@ -165,10 +182,37 @@ class Handover:
     window: int = 25
     log_ratios: dict[int, float] = field(default_factory=dict)
     """Log density under the belief less that under the surrogate, by trial number."""
+    compared: set[int] = field(default_factory=set)
+    """Trials that were compared, or came too early to be."""
+    _last: tuple[Any, Surrogate] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.prior_weight < 1:
             raise ValueError(f"prior_weight must lie between 0 and 1. Got {self.prior_weight} instead.")
+
+    def reset(self) -> None:
+        """Forget all comparisons: another study, or another belief."""
+        self.log_ratios.clear()
+        self.compared.clear()
+
+    def compare(self, history: Sequence[Outcome], knowledge: Knowledge) -> None:
+        """Compare belief and surrogate on each of the recent trials that was not compared yet."""
+        recent = [i for i, o in enumerate(history) if o.scored and o.complete][-self.window :]
+        for i in (i for i in recent if history[i].number not in self.compared):
+            outcome, before = history[i], history[:i]
+            self.compared.add(outcome.number)
+            if sum(o.scored for o in before) >= _MIN_BEFORE_COMPARING:
+                belief, position = knowledge.updated(before, more=[outcome.candidate])
+                spread = float(knowledge.updated(before)[0].mean.std())
+                surrogate = self.surrogate(knowledge.spaces, thinned(before), spread)
+                self.record(outcome, belief, position[outcome.candidate], surrogate=surrogate)
+
+    def surrogate(self, spaces: Spaces, history: Sequence[Outcome], spread: float) -> Surrogate:
+        """The surrogate of these trials; the last one is remembered."""
+        key = (tuple(history), spread)
+        if self._last is None or self._last[0] != key:
+            self._last = key, Surrogate(spaces, history, spread=spread)
+        return self._last[1]
 
     def record(self, outcome: Outcome, belief: Belief, index: int, *, surrogate: Surrogate) -> None:
         """Compare the forecasts for one more trial; ``belief`` and ``surrogate`` know the trials before it."""

@@ -17,8 +17,14 @@ from autometa.tuning.spaces import Floats, Spaces
 SOURCE = "autometa:source"
 """System attribute of a trial: who proposed it."""
 
+CANDIDATE = "autometa:candidate"
+"""User attribute of a trial: the key of its candidate."""
+
+WORKER = "autometa:worker"
+"""User attribute of a trial: the process that runs it."""
+
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_RETRY_OF = "failed_trial"
+RETRY_OF = "failed_trial"
 """System attribute by which Optuna says whose retry a trial is."""
 
 _LIMIT = 3.0
@@ -42,6 +48,8 @@ class Outcome:
         Whether the score is that of a complete trial.
     source : str
         Who proposed it; empty where somebody else did.
+    failed : bool
+        Where there is no score: whether that speaks against the candidate. A trial that was stopped does not.
     """
 
     number: int
@@ -51,6 +59,7 @@ class Outcome:
     seconds: float = math.nan
     complete: bool = True
     source: str = ""
+    failed: bool = True
 
     @property
     def scored(self) -> bool:
@@ -97,7 +106,7 @@ def outcomes(
     another number is left out.
     """
     trials = study.get_trials(deepcopy=False, states=FINISHED)
-    retried = {t.system_attrs.get(_RETRY_OF) for t in study.get_trials(deepcopy=False)}
+    retried = {t.system_attrs.get(RETRY_OF) for t in study.get_trials(deepcopy=False)}
     for trial in trials:
         if trial.number not in known:
             known[trial.number] = read(trial, spaces, direction=sign(study), n_fits=n_fits)
@@ -110,6 +119,17 @@ def settled(history: Sequence[Outcome]) -> list[Outcome]:
     """Outcomes without failures of candidates that ended well in another trial."""
     good = {outcome.candidate for outcome in history if outcome.scored}
     return [outcome for outcome in history if outcome.scored or outcome.candidate not in good]
+
+
+def thinned(history: Sequence[Outcome], limit: int = 64) -> list[Outcome]:
+    """At most ``limit`` outcomes, the best half and the latest half: what a long search knows in bounded time."""
+    history = list(history)
+    if len(history) <= limit:
+        return history
+    ranked = sorted(range(len(history)), key=lambda i: -history[i].score if history[i].scored else math.inf)
+    kept = set(ranked[: limit // 2])
+    latest = [i for i in reversed(range(len(history))) if i not in kept][: limit - len(kept)]
+    return [history[i] for i in sorted(kept.union(latest))]
 
 
 def floor(scores: Floats, spread: float = 0.0) -> float:

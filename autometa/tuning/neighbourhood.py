@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from optuna.distributions import CategoricalDistribution
 
 from autometa.family import Candidate
-from autometa.search_space import SearchSpace
 from autometa.tuning.spaces import Spaces
 
 
@@ -53,28 +53,25 @@ def perturbed(
     space = spaces[candidate.family]
     if not len(space):
         return []
+    names = np.array(list(space))
+    start = space.encode(candidate.config)
+    choices = [d.choices if isinstance(d, CategoricalDistribution) else () for d in space.values()]
+    widths, numeric = [len(found) or 1 for found in choices], [not found for found in choices]
+    at = np.cumsum([0, *widths])[:-1]  # first coordinate of each hyperparameter
     found = []
     for _ in range(n):
-        moved = rng.random(len(space)) < 0.5
-        moved[rng.integers(len(space))] = True
-        other = space.sample(rng)
+        moved = rng.random(len(names)) < 0.5
+        moved[rng.integers(len(names))] = True
+        other = {} if np.array(numeric)[moved].all() else space.sample(rng)
+        unit = start.copy()
+        steps = width * 10.0 ** -rng.random(len(names)) * rng.standard_normal(len(names))
+        unit[at[numeric]] = np.clip(unit[at[numeric]] + steps[numeric], 0.0, 1.0)
+        stepped = space.decode(unit)
         config = dict(candidate.config)
-        for name in np.array(list(space))[moved]:
-            config[name] = _step(spaces, candidate, str(name), other[str(name)], rng=rng, width=width)
+        for name, number in zip(names[moved].tolist(), np.array(numeric)[moved], strict=True):
+            config[name] = stepped[name] if number else other[name]
         found.append(spaces.canonical(Candidate(candidate.family, config)))
     return found
-
-
-def _step(
-    spaces: Spaces, candidate: Candidate, name: str, other: object, *, rng: np.random.Generator, width: float
-) -> object:
-    """The hyperparameter's new value; ``other`` is one drawn at random."""
-    single = SearchSpace({name: spaces[candidate.family][name]})
-    unit = single.encode({name: candidate.config[name]})
-    if len(unit) > 1:
-        return other
-    step = width * 10.0 ** -rng.random() * rng.standard_normal()
-    return single.decode(np.clip(unit + step, 0.0, 1.0))[name]
 
 
 def at_random(spaces: Spaces, rng: np.random.Generator, *, n: int) -> list[Candidate]:

@@ -1,30 +1,33 @@
-"""Which candidate to try next: a schedule of warm start, belief and Optuna's own sampler."""
+"""The proposals of the estimator's search: the common ranking over what its own evaluations say, within its budget."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from scipy.special import ndtr
 
 from autometa.family import Candidate, ModelFamily
 from autometa.records import Evaluation, Status
 from autometa.tuning.budget import Budget
+from autometa.tuning.ensemble_gain import EnsembleValue
+from autometa.tuning.handover import Handover
+from autometa.tuning.history import CANDIDATE, WORKER, Outcome
+from autometa.tuning.neighbourhood import SupportsSample
+from autometa.tuning.ranking import FIXED_SECONDS as FIXED_SECONDS
+from autometa.tuning.ranking import Choice, Costs, Knowledge, Ranker, trial_seconds, within
+from autometa.tuning.spaces import Floats, Spaces
+from autometa.tuning.warm_start import WarmStartReport, report
 
 if TYPE_CHECKING:
     from autometa.meta_model import Belief
 
-FIXED_SECONDS = 0.05
-"""What a trial costs beside fitting: sending it to a worker, updating the belief."""
 _BOOT_SECONDS = 3.0
-_FIRST_SHARE = 0.05
-_WARM_TRIALS = 12
-_LONG_TAIL = 0.8
-_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +41,17 @@ class WarmStart:
     belief : Belief or None
     seconds_factor : float, default=1.0
         Ratio of rows beyond the corpus, by which forecast seconds grow.
+    ensemble : EnsembleValue or None
+        Given: candidates are valued by what they add to an ensemble.
+    policy : object with ``sample(rng, n)`` or None
+        Proposes further configurations for this dataset.
     """
 
     candidates: Sequence[Candidate]
     belief: Belief | None = None
     seconds_factor: float = 1.0
+    ensemble: EnsembleValue | None = None
+    policy: SupportsSample | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +67,8 @@ class Proposal:
 class Proposer:
     """Chooses trials; told of every outcome.
 
-    The first trial is the best candidate among the cheap ones. Then the defaults of the two best families race the
-    picks of the belief (expected improvement, per second where time is the limit). After 12 trials every second one
-    comes from Optuna's TPE, which has then seen all of them. What would most likely not end in time is left out.
+    What comes next is ranked by :class:`autometa.tuning.ranking.Ranker`; what would most likely not end in time is left
+    out. The study keeps the record.
 
     Parameters
     ----------
@@ -71,6 +79,10 @@ class Proposer:
         Fits per trial, to turn forecast seconds into the cost of a trial.
     budget : Budget
     metric : str
+    seed : int, default=0
+        Of fresh configurations.
+    worker : str, default=""
+        Name of this process, where several share the study.
     """
 
     start: WarmStart
@@ -79,23 +91,28 @@ class Proposer:
     n_fits: int
     budget: Budget
     metric: str
+    seed: int = 0
     taken: set[Candidate] = field(default_factory=set)
     n_proposed: int = 0
     outcomes: list[Evaluation] = field(default_factory=list)
+    worker: str = ""
 
     def __post_init__(self) -> None:
+        self._spaces = Spaces.of_families(self.families)
+        self._heavy = {family.name for family in self.families if "torch" in family.requires}
+        self._history: list[Outcome] = []
+        self._sources: dict[Candidate, str] = {}
         self.adopt(self.start)
 
     def adopt(self, start: WarmStart) -> None:
-        """Go on from another warm start; it is told of all outcomes so far."""
-        self.start, self.belief = start, start.belief
-        n_believed = 0 if start.belief is None else len(start.belief)
-        self.pool = list(start.candidates[:n_believed])
-        self.positions = {candidate: i for i, candidate in enumerate(self.pool)}
-        heavy = {family.name for family in self.families if "torch" in family.requires}
-        self._heavy = np.array([candidate.family in heavy for candidate in self.pool], dtype=bool)
-        for number, outcome in enumerate(self.outcomes):
-            self._learn(outcome, self.outcomes[:number])
+        """Go on from another warm start; it knows of all outcomes so far."""
+        self.start = start
+        candidates = tuple(map(self._spaces.canonical, start.candidates))
+        self.knowledge = Knowledge(self._spaces, candidates, start.belief)
+        self._ranker = Ranker(self.knowledge, start.policy, handover=Handover(), ensemble=start.ensemble)
+        self._current: tuple[int, Belief | None, dict[Candidate, int]] = (-1, None, {})
+        self._ranking: tuple[tuple[int, int, bool], list[Choice]] = ((-1, -1, False), [])
+        self._history = [self._outcome(i) for i in range(len(self.outcomes))]
 
     def resume(self, outcomes: Sequence[Evaluation]) -> None:
         """Go on after these outcomes of an earlier search."""
@@ -106,133 +123,104 @@ class Proposer:
 
     def next(self, spendable: float = math.inf) -> Proposal | None:
         """The next proposal; ``None`` when nothing that fits into so many seconds is left."""
-        proposal = self._choose(spendable)
-        if proposal is None:
+        choice = self._affordable(self._choices(spendable), spendable)
+        choice = choice or self._affordable(self._choices(spendable, wide=True), spendable)
+        if choice is None:
             return None
-        self.taken.add(proposal.candidate)
+        candidate = choice.candidate
+        self.taken.add(candidate)
         self.n_proposed += 1
-        if proposal.trial is None:
-            self.study.enqueue_trial(trial_params(proposal.candidate))
-            trial = self.study.ask()
-            suggest(trial, self.families)
-            proposal = replace(proposal, trial=trial)
-        proposal.trial.set_user_attr("source", proposal.source)  # type: ignore[union-attr]
-        return proposal
+        self._sources[candidate] = choice.source
+        trial = start_trial(self.study, candidate, self.families, self.worker)
+        trial.set_user_attr("source", choice.source)
+        return Proposal(candidate, choice.source, trial)
 
     def tell(self, evaluation: Evaluation) -> None:
-        """Update the belief with one outcome."""
-        self._learn(evaluation, self.outcomes)
+        """Take one outcome into account."""
         self.outcomes.append(evaluation)
+        self._history.append(self._outcome(len(self.outcomes) - 1))
 
     def trial_seconds(self, candidate: Candidate) -> float:
         """Forecast cost of a trial in seconds, for candidates outside the pool that of their family; NaN if unknown."""
-        if self.belief is not None:
-            seconds = self._pool_seconds()
-            if candidate in self.positions:
-                return float(seconds[self.positions[candidate]])
-            alike = seconds[[c.family == candidate.family for c in self.pool]]
-            if len(alike):
-                return float(np.median(alike))
+        belief, position = self._belief()
+        if belief is not None:
+            alike = [c for c in position if c == candidate] or [c for c in position if c.family == candidate.family]
+            if alike:
+                seconds, _ = trial_seconds(belief, alike, self._costs(), at=[position[c] for c in alike])
+                return float(np.median(seconds))
         seen = [e.seconds for e in self.outcomes if e.candidate.family == candidate.family and e.ok]
         return max(seen) if seen and self.budget.counts_time else math.nan
 
     def expected_gain(self) -> float:
-        """Largest expected improvement among the untried candidates of the pool; NaN without a belief."""
-        open_ = self._open()
-        if self.belief is None or not open_.any():
-            return math.nan
-        return float(np.max(self.belief.expected_improvement()[open_]))
+        """Largest expected gain among what could be tried next; NaN where nothing is known."""
+        known = [choice.gain for choice in self._choices() if math.isfinite(choice.gain)]
+        return max(known, default=math.nan)
 
-    def _learn(self, evaluation: Evaluation, earlier: Sequence[Evaluation]) -> None:
-        index = self.positions.get(evaluation.candidate)
-        if self.belief is None or index is None:
-            return
-        seconds = None
+    def expected_best(self, n_trials: float) -> float:
+        """Score that the best candidate is expected to have after so many further trials, NaN without a belief.
+
+        The trials are taken to be those of the largest expected improvement, and independent, so that it is a little
+        too high where candidates are alike.
+        """
+        belief, position = self._belief()
+        open_ = np.array([i for c, i in position.items() if c not in self.taken], dtype=np.intp)
+        if belief is None or not belief.tried:
+            return math.nan
+        if not len(open_) or n_trials < 1:
+            return belief.incumbent
+        best = open_[np.argsort(-belief.expected_improvement()[open_])][: int(min(n_trials, len(open_)))]
+        return expected_maximum(belief.incumbent, belief.mean[best], belief.std[best])
+
+    def warm_start_report(self) -> WarmStartReport:
+        """How many trials the warm start saved or cost against a cold start, as far as the belief can tell."""
+        return report(self.knowledge, self._history, seed=self.seed)
+
+    def _belief(self) -> tuple[Belief | None, dict[Candidate, int]]:
+        """The belief after all that was told, and the positions in it."""
+        if self.knowledge.belief is not None and self._current[0] != len(self._history):
+            self._current = (len(self._history), *self.knowledge.updated(self._history))
+        return self._current[1], self._current[2]
+
+    def _choices(self, spendable: float = math.inf, *, wide: bool = False) -> list[Choice]:
+        """What could be tried next, best first, whatever it costs."""
+        key = (len(self._history), len(self.taken), wide)
+        if self._ranking[0] != key:
+            told = {outcome.candidate for outcome in self._history}
+            pending = sorted(self.taken - told, key=lambda candidate: candidate.key)
+            rng = np.random.default_rng([self.seed, self.n_proposed])
+            ranked = self._ranker.rank(self._history, pending, costs=self._costs(spendable), rng=rng, wide=wide)
+            self._ranking = key, [choice for choice in ranked if choice.candidate not in self.taken]
+        return self._ranking[1]
+
+    def _affordable(self, choices: Sequence[Choice], spendable: float) -> Choice | None:
+        """The first choice that should end in so many seconds."""
+        if self.budget.counts_trials or not math.isfinite(spendable):
+            return choices[0] if choices else None
+        for choice in choices:
+            seconds = choice.seconds if math.isfinite(choice.seconds) else self.trial_seconds(choice.candidate)
+            if not seconds > spendable:
+                return choice
+        return None
+
+    def _costs(self, spendable: float = math.inf) -> Costs:
+        booted = any(candidate.family in self._heavy for candidate in self.taken)
+        extra = {} if booted else dict.fromkeys(self._heavy, _BOOT_SECONDS)
+        costs = Costs(not self.budget.counts_trials, self.n_fits * self.start.seconds_factor, extra=extra)
+        costs = within(costs, self.budget.seconds, spendable)
+        return costs if self.budget.counts_time else costs._replace(caution=0.0)
+
+    def _outcome(self, number: int) -> Outcome:
+        """What an evaluation says to the belief."""
+        evaluation = self.outcomes[number]
+        score, error = estimated_score(evaluation, self.outcomes[:number], self.metric)
+        seconds = math.nan
         if self.budget.counts_time and evaluation.fit_seconds:
             seconds = float(np.mean(evaluation.fit_seconds)) / self.start.seconds_factor
-        score, error = estimated_score(evaluation, earlier, self.metric)
-        if math.isfinite(score):
-            known = error if math.isfinite(error) and error > 0 else None
-            self.belief = self.belief.observe(index, score, standard_error=known, seconds=seconds)
-        elif evaluation.status in {Status.FAILED, Status.MEMORY, Status.OK}:
-            self.belief = self.belief.observe_failure(index)
-        elif seconds is not None:
-            self.belief = self.belief.observe_seconds(index, seconds)
-
-    def _choose(self, spendable: float) -> Proposal | None:
-        if self.n_proposed >= _WARM_TRIALS and self.n_proposed % 2:
-            return self._searched(spendable) or self._believed(spendable)
-        warm = self._default(spendable) if self.n_proposed in (1, 3) else None
-        return warm or self._believed(spendable) or self._listed(spendable) or self._searched(spendable)
-
-    def _open(self) -> NDArray[np.bool_]:
-        return np.array([candidate not in self.taken for candidate in self.pool], dtype=bool)
-
-    def _believed(self, spendable: float) -> Proposal | None:
-        if self.belief is None:
-            return None
-        open_ = self._open()
-        value = self.belief.mean.copy() if self.n_proposed == 0 else self.belief.expected_improvement()
-        if not self.budget.counts_trials:
-            seconds = self._pool_seconds()
-            open_ &= seconds * self._safety() <= spendable
-            if self.n_proposed == 0:
-                open_ &= seconds <= max(_FIRST_SHARE * self.budget.seconds, float(np.nanmin(seconds)))
-            else:
-                value = value / (seconds + FIXED_SECONDS)
-        if not open_.any():
-            return None
-        index = int(np.argmax(np.where(open_, value, -np.inf)))
-        return Proposal(self.pool[index], "selection")
-
-    def _default(self, spendable: float) -> Proposal | None:
-        """The default configuration of the best family whose default was not tried."""
-        defaults = {f.name: f.default_candidate() for f in self.families}
-        for candidate in self.start.candidates:
-            default = defaults[candidate.family]
-            if default not in self.taken and self._affordable(default, spendable):
-                return Proposal(default, "default")
-        return None
-
-    def _listed(self, spendable: float) -> Proposal | None:
-        """Candidates without a forecast, in their order."""
-        for candidate in self.start.candidates[len(self.pool) :]:
-            if candidate not in self.taken and self._affordable(candidate, spendable):
-                return Proposal(candidate, "listed")
-        return None
-
-    def _searched(self, spendable: float) -> Proposal | None:
-        """A configuration from Optuna's sampler; a few attempts to leave those tried and those too slow."""
-        for _ in range(_ATTEMPTS):
-            trial = self.study.ask()
-            candidate = suggest(trial, self.families)
-            if candidate not in self.taken and self._affordable(candidate, spendable):
-                return Proposal(candidate, "search", trial)
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return None
-
-    def _affordable(self, candidate: Candidate, spendable: float) -> bool:
-        if self.budget.counts_trials:
-            return True
-        seconds = self.trial_seconds(candidate)
-        return not seconds > spendable
-
-    def _pool_seconds(self) -> Any:
-        assert self.belief is not None
-        seconds = np.nan_to_num(self.belief.seconds, nan=1.0) * self.start.seconds_factor * self.n_fits
-        imported = any(c.family in self._heavy_names for c in self.taken)
-        return seconds if imported else seconds + _BOOT_SECONDS * self._heavy
-
-    @property
-    def _heavy_names(self) -> set[str]:
-        return {candidate.family for candidate, heavy in zip(self.pool, self._heavy, strict=True) if heavy}
-
-    def _safety(self) -> Any:
-        """Factor between the median of a forecast time and what it will hardly exceed."""
-        assert self.belief is not None
-        if not self.budget.counts_time:
-            return 1.0
-        return np.exp(_LONG_TAIL * np.clip(np.nan_to_num(self.belief.seconds_std, nan=0.5), 0.1, 1.2))
+        return Outcome(
+            number, self._spaces.canonical(evaluation.candidate), score, error if error > 0 else math.nan, seconds,
+            complete=evaluation.ok, source=self._sources.get(evaluation.candidate, ""),
+            failed=evaluation.status in {Status.FAILED, Status.MEMORY, Status.OK},
+        )  # fmt: skip
 
 
 def estimated_score(evaluation: Evaluation, earlier: Sequence[Evaluation], metric: str) -> tuple[float, float]:
@@ -255,11 +243,40 @@ def estimated_score(evaluation: Evaluation, earlier: Sequence[Evaluation], metri
     return best.score(metric) + float(difference.mean()), error
 
 
+def expected_maximum(floor: float, mean: Floats, std: Floats) -> float:
+    """Expected maximum of a number and independent Gaussians.
+
+    Examples
+    --------
+    >>> round(expected_maximum(0.0, np.zeros(1), np.ones(1)), 3)
+    0.399
+    """
+    top = max(floor, float((mean + 6.0 * std).max()))
+    grid = floor + (top - floor) * (np.arange(400) + 0.5) / 400
+    below = np.prod(ndtr((grid[:, None] - mean) / std), axis=1)
+    return floor + (top - floor) * float(np.mean(1.0 - below))
+
+
 def suggest(trial: optuna.Trial, families: Sequence[ModelFamily]) -> Candidate:
     """The candidate of an Optuna trial: a family, then its hyperparameters as ``family.name``."""
     by_name = {family.name: family for family in families}
     name = trial.suggest_categorical("family", list(by_name))
     return Candidate(name, by_name[name].search_space.suggest(trial, prefix=f"{name}."))
+
+
+def start_trial(
+    study: optuna.Study, candidate: Candidate, families: Sequence[ModelFamily], worker: str = ""
+) -> optuna.Trial:
+    """A running trial of this candidate, created with all its parameters in one step, which others cannot cut up."""
+    search_space = next(family.search_space for family in families if family.name == candidate.family)
+    names = [family.name for family in families]
+    distributions: dict[str, BaseDistribution] = {"family": CategoricalDistribution(names)}
+    distributions |= {f"{candidate.family}.{name}": search_space[name] for name in candidate.config}
+    template = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.RUNNING, params=trial_params(candidate), distributions=distributions,
+        user_attrs={CANDIDATE: candidate.key, **({WORKER: worker} if worker else {})},
+    )  # fmt: skip
+    return optuna.Trial(study, study._storage.create_new_trial(study._study_id, template_trial=template))
 
 
 def trial_params(candidate: Candidate) -> dict[str, Any]:

@@ -1,37 +1,63 @@
-"""What the next trial could be, best first: from the belief while it leads, then from a surrogate of the study."""
+"""What the next trial could be, best first: from the belief while it leads, then from a surrogate of the study.
+
+The one acquisition of the library: the estimator's search (`proposals.py`) and `MetaSampler` (`sampler.py`) both rank
+with it and differ only in where trials are kept.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from autometa.family import Candidate
+from autometa.tuning.ensemble_gain import EnsembleValue
 from autometa.tuning.extension import extend
-from autometa.tuning.handover import Surrogate
-from autometa.tuning.history import Outcome, settled
+from autometa.tuning.handover import Handover, Surrogate
+from autometa.tuning.history import Outcome, settled, thinned
 from autometa.tuning.neighbourhood import SupportsSample, at_random, perturbed
 from autometa.tuning.spaces import Floats, Spaces
 
 if TYPE_CHECKING:
     from autometa.meta_model.belief import Belief
 
-N_PROPOSED = 64
+N_PROPOSED = 32
 """Fresh configurations from each generator that one trial may choose among."""
+N_SCATTERED = 256
+"""Configurations at random that the surrogate of a search may choose among, the same in every trial."""
+
+FIXED_SECONDS = 0.05
+"""What a trial costs beside fitting: sending it to a worker, updating the belief."""
 
 _FIRST_SECONDS = 2.0
 _N_RANKED = 400
 _NEAR_FROM = 5
+_LONG_TAIL = 0.8
+_N_REMEMBERED = 4
 
 
 class Choice(NamedTuple):
-    """A candidate and who proposes it."""
+    """A candidate, who proposes it, and what it promises.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    source : str
+    seconds : float
+        Of its trial, hardly to be exceeded; NaN where nothing is known.
+    gain : float
+        Expected improvement, raw units; NaN where nothing is known.
+    """
 
     candidate: Candidate
     source: str
+    seconds: float = math.nan
+    gain: float = math.nan
 
 
 class Costs(NamedTuple):
@@ -48,13 +74,19 @@ class Costs(NamedTuple):
         Seconds left; dearer candidates are not proposed while there is an affordable one.
     first : float
         Limit in seconds on the very first trial, where there is a candidate that keeps it.
+    extra : mapping of str to float
+        Seconds that a trial of a family takes on top, such as the first import of a library.
+    caution : float
+        Standard deviations of the logarithm between the expected seconds and what will hardly be exceeded.
     """
 
     per_second: bool = True
     n_fits: float = 1.0
-    overhead: float = 0.05
+    overhead: float = FIXED_SECONDS
     remaining: float = math.inf
     first: float = _FIRST_SECONDS
+    extra: Mapping[str, float] = {}
+    caution: float = _LONG_TAIL
 
 
 @dataclass(frozen=True)
@@ -72,11 +104,17 @@ class Knowledge:
     spaces: Spaces
     candidates: tuple[Candidate, ...]
     belief: Belief | None = None
+    _remembered: dict[Any, tuple[Belief, dict[Candidate, int]]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def pool(self) -> tuple[Candidate, ...]:
         """The candidates that the belief speaks of."""
         return self.candidates[: len(self.belief)] if self.belief is not None else ()
+
+    @property
+    def listed(self) -> tuple[Candidate, ...]:
+        """The candidates that it does not."""
+        return self.candidates[len(self.pool) :]
 
     def updated(
         self, history: Sequence[Outcome], pending: Sequence[Candidate] = (), more: Sequence[Candidate] = ()
@@ -92,34 +130,63 @@ class Knowledge:
             Further candidates to speak of.
         """
         assert self.belief is not None
-        known = dict.fromkeys(self.pool)
+        known, history = dict.fromkeys(self.pool), thinned(settled(history))
         new = [c for c in dict.fromkeys([*(o.candidate for o in history), *pending, *more]) if c not in known]
+        key = (tuple(history), tuple(pending), tuple(new))
+        if key not in self._remembered:
+            if len(self._remembered) >= _N_REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
+            self._remembered[key] = self._updated(history, pending, new)
+        return self._remembered[key]
+
+    def _updated(
+        self, history: Sequence[Outcome], pending: Sequence[Candidate], new: Sequence[Candidate]
+    ) -> tuple[Belief, dict[Candidate, int]]:
+        assert self.belief is not None
+        before = self._remembered.get((tuple(history[:-1]), (), tuple(new)))
+        known_errors = all(o.complete or not o.scored or math.isfinite(o.standard_error) for o in history)
+        if before is not None and history and not pending and known_errors:
+            belief, position = before
+            return _observed(belief, position[history[-1].candidate], history[-1], history), position
         belief = extend(self.belief, self.pool, new, self.spaces)
         # Read from the end, so that of equal candidates the first has the say.
         position = {c: i for i, c in reversed(list(enumerate([*self.pool, *new])))}
-        for outcome in settled(history):
+        for outcome in history:
             belief = _observed(belief, position[outcome.candidate], outcome, history)
         for candidate in pending:
             lie = float(belief.mean[position[candidate]])
             belief = belief.observe(position[candidate], min(lie, belief.incumbent) if belief.tried else lie)
         return belief, position
 
+    @cached_property
+    def scattered(self) -> list[Candidate]:
+        """Configurations at random, the same whenever they are asked for."""
+        return at_random(self.spaces, np.random.default_rng(0), n=N_SCATTERED)
+
 
 def _observed(belief: Belief, index: int, outcome: Outcome, history: Sequence[Outcome]) -> Belief:
     error: float | None = outcome.standard_error if math.isfinite(outcome.standard_error) else None
-    if outcome.scored and not outcome.complete:
+    if outcome.scored and not outcome.complete and error is None:
         # A pruned trial's last value is a rough word about its final score: as rough as trials differ.
         scores = [o.score for o in history if o.scored and o.complete]
         error = float(np.std(scores)) if len(scores) > 1 else 0.0
-    if not outcome.scored or error == 0.0:
-        return belief.observe_failure(index)
     seconds = outcome.seconds if math.isfinite(outcome.seconds) else None
-    return belief.observe(index, outcome.score, error, seconds=seconds)
+    if outcome.scored and error != 0.0:
+        return belief.observe(index, outcome.score, error, seconds=seconds)
+    if outcome.failed:
+        return belief.observe_failure(index)
+    return belief if seconds is None else belief.observe_seconds(index, seconds)
 
 
 @dataclass(frozen=True)
 class Ranker:
     """Ranks what the next trial could be.
+
+    The value of a candidate is its expected improvement, per expected second of its trial where costs count. The first
+    trial is the best forecast among the cheap ones. Then the defaults of the best families race the candidates of the
+    largest value: the pool, what a policy proposes, neighbours of the best trials, and candidates without a forecast,
+    which are held for average and uncertain. Once the study's own trials foretell each other better than the belief
+    does, a surrogate fitted to them takes the lead.
 
     Parameters
     ----------
@@ -128,11 +195,27 @@ class Ranker:
         Proposes configurations for this dataset.
     n_defaults : int
         Defaults that race the warm start: they take the second, fourth, ... place until so many were tried.
+    handover : Handover
+        Who leads; keeps its comparisons.
+    has_surrogate : bool
+        Whether the surrogate ranks here once it leads; otherwise somebody else proposes then.
+    ensemble : EnsembleValue or None
+        Given: the expected gain to an ensemble counts, mixed with single improvement while there are few models.
     """
 
     knowledge: Knowledge
     policy: SupportsSample | None = None
     n_defaults: int = 2
+    handover: Handover = field(default_factory=Handover)
+    has_surrogate: bool = True
+    ensemble: EnsembleValue | None = None
+
+    def surrogate_leads(self, history: Sequence[Outcome]) -> bool:
+        """Whether the study's own trials are the better guide; without a belief once there are enough of them."""
+        if self.knowledge.belief is None:
+            return sum(outcome.scored for outcome in history) >= self.handover.min_trials
+        self.handover.compare(history, self.knowledge)
+        return self.handover.surrogate_leads(history)
 
     def rank(
         self,
@@ -141,7 +224,7 @@ class Ranker:
         *,
         costs: Costs,
         rng: np.random.Generator,
-        surrogate: Surrogate | None = None,
+        wide: bool = False,
     ) -> list[Choice]:
         """Untried candidates, best first.
 
@@ -152,33 +235,38 @@ class Ranker:
             Of running trials.
         costs : Costs
         rng : Generator
-        surrogate : Surrogate or None
-            Given: it leads.
+        wide : bool
+            With neighbours of the best and configurations at random, for when nothing else is affordable.
         """
         taken = {*(outcome.candidate for outcome in history), *pending}
-        if surrogate is not None:
-            ranked = self._by_surrogate(history, pending, costs, rng=rng, surrogate=surrogate)
+        leads = self.surrogate_leads(history)
+        if leads and self.has_surrogate:
+            ranked = self._by_surrogate(history, pending, costs, rng=rng)
         elif self.knowledge.belief is not None:
-            ranked = self._by_belief(history, pending, costs, rng=rng)
+            ranked = self._by_belief(history, pending, costs, rng=rng, wide=wide)
         else:
-            ranked = []
-        listed = self.knowledge.candidates[len(self.knowledge.pool) :]
-        ranked += [Choice(candidate, "listed") for candidate in listed]
+            ranked = [Choice(candidate, "listed") for candidate in self.knowledge.listed]
         ranked = [choice for choice in ranked if choice.candidate not in taken][:_N_RANKED]
-        if not ranked:
-            ranked = [Choice(c, "random") for c in at_random(self.knowledge.spaces, rng, n=16) if c not in taken]
+        if not ranked or (wide and self.knowledge.belief is None):
+            ranked += [Choice(c, "random") for c in at_random(self.knowledge.spaces, rng, n=16) if c not in taken]
         return [*self._defaults(taken, costs), *ranked]
 
     def _defaults(self, taken: set[Candidate], costs: Costs) -> list[Choice]:
         """The next defaults to race where it is a default's turn, of the families in the order of the belief."""
-        belief, pool = self.knowledge.belief, list(self.knowledge.pool)
+        belief, pool = self.knowledge.belief, self.knowledge.pool
         if belief is None or len(taken) % 2 == 0 or len(taken) >= 2 * self.n_defaults:
             return []
-        seconds = _trial_seconds(belief, costs)
         families = dict.fromkeys(candidate.family for candidate in self.knowledge.candidates)
         waiting = [self.knowledge.spaces.defaults[name] for name in families]
-        dear = {pool[i] for i in np.flatnonzero(seconds > costs.remaining)} if costs.per_second else set()
-        return [Choice(default, "default") for default in waiting if default not in taken | dear]
+        _, most = trial_seconds(belief, pool, costs)
+        found = []
+        for default in waiting:
+            alike = [s for c, s in zip(pool, most, strict=True) if c == default]
+            alike = alike or [s for c, s in zip(pool, most, strict=True) if c.family == default.family]
+            seconds = float(np.median(alike)) if alike else math.nan
+            if default not in taken and not (costs.per_second and seconds > costs.remaining):
+                found.append(Choice(default, "default", seconds))
+        return found
 
     def _fresh(self, history: Sequence[Outcome], rng: np.random.Generator, *, near: bool) -> dict[Candidate, str]:
         """Candidates outside the pool, by who proposes them; ``near``: with neighbours of the best trials."""
@@ -193,62 +281,108 @@ class Ranker:
         return found
 
     def _by_belief(
-        self, history: Sequence[Outcome], pending: Sequence[Candidate], costs: Costs, *, rng: np.random.Generator
-    ) -> list[Choice]:
-        # What a belief says between the members of its pool is less certain than what it says of them: neighbours of
-        # the best get every second trial, after the race of the first ones.
-        near = len(history) >= _NEAR_FROM and len(history) % 2 == 1
-        fresh = self._fresh(history, rng, near=near)
-        belief, position = self.knowledge.updated(history, pending, list(fresh))
-        seconds = _trial_seconds(belief, costs)
-        if not belief.tried:
-            cheap = (
-                seconds <= max(costs.first, float(seconds.min())) if costs.per_second else np.ones(len(seconds), bool)
-            )
-            value = np.where(cheap, belief.mean, belief.mean - np.ptp(belief.mean) - 1.0)
-        else:
-            value = _per_second(belief.expected_improvement(), seconds, costs)
-        sources = {**fresh, **dict.fromkeys(self.knowledge.pool, "belief")}
-        ranked = sorted(position.items(), key=lambda item: (-value[item[1]], item[1]))
-        return [Choice(candidate, sources.get(candidate, "belief")) for candidate, _ in ranked]
-
-    def _by_surrogate(
         self,
         history: Sequence[Outcome],
         pending: Sequence[Candidate],
         costs: Costs,
         *,
         rng: np.random.Generator,
-        surrogate: Surrogate,
+        wide: bool,
     ) -> list[Choice]:
-        spaces = self.knowledge.spaces
-        fresh = [*self._fresh(history, rng, near=True), *at_random(spaces, rng, n=4 * N_PROPOSED)]
-        candidates = list(dict.fromkeys([*self.knowledge.candidates, *fresh]))
+        # What a belief says between the members of its pool is less certain than what it says of them: neighbours of
+        # the best get every second trial, after the race of the first ones.
+        pool, tried = self.knowledge.pool, {*(outcome.candidate for outcome in history), *pending}
+        wide = wide or tried.issuperset(pool)
+        near = wide or (len(history) >= _NEAR_FROM and len(history) % 2 == 1)
+        fresh = dict.fromkeys(self.knowledge.listed, "listed") | self._fresh(history, rng, near=near)
+        if wide:
+            fresh |= dict.fromkeys(at_random(self.knowledge.spaces, rng, n=N_PROPOSED), "random")
+        belief, position = self.knowledge.updated(history, pending, list(fresh))
+        seconds, most = trial_seconds(belief, list(position), costs, at=list(position.values()))
+        gain = self._gain(belief, position, history)[list(position.values())]
+        if not belief.tried:
+            cheap = (
+                seconds <= max(costs.first, float(seconds.min())) if costs.per_second else np.full(len(seconds), True)
+            )
+            value = np.where(cheap, gain, gain - np.ptp(gain) - 1.0)
+        else:
+            value = _per_second(gain, seconds, most, costs)
+        sources = {**fresh, **dict.fromkeys(pool, "selection")}
+        choices = [
+            Choice(c, sources.get(c, "selection"), float(most[i]), float(gain[i])) for i, c in enumerate(position)
+        ]
+        ranks = np.lexsort((np.array(list(position.values())), -value))
+        return [choices[i] for i in ranks]
+
+    def _gain(self, belief: Belief, position: Mapping[Candidate, int], history: Sequence[Outcome]) -> Floats:
+        """Expected improvement of the best model or of the ensemble, in the order of the belief."""
+        members = sorted((o for o in history if o.scored and o.complete), key=lambda o: -o.score)
+        if self.ensemble is None or not members:
+            return belief.expected_improvement()
+        families = [""] * len(belief)
+        for candidate, index in position.items():
+            families[index] = candidate.family
+        return self.ensemble(belief, families, [o.candidate.family for o in members])
+
+    def _by_surrogate(
+        self, history: Sequence[Outcome], pending: Sequence[Candidate], costs: Costs, *, rng: np.random.Generator
+    ) -> list[Choice]:
+        spaces, spread = self.knowledge.spaces, self._spread(history)
+        fresh = [*self._fresh(history, rng, near=True), *self.knowledge.scattered]
+        taken = {*(outcome.candidate for outcome in history), *pending}
+        candidates = [c for c in dict.fromkeys([*self.knowledge.candidates, *fresh]) if c not in taken]
+        if not candidates:
+            return []
+        seen = thinned(history)
+        surrogate = self.handover.surrogate(spaces, seen, spread)
         if pending:
             lies = np.minimum(surrogate.forecast(pending).mean, surrogate.incumbent)
             running = [Outcome(-1, c, float(lie)) for c, lie in zip(pending, lies, strict=True)]
-            surrogate = Surrogate(spaces, [*history, *running], spread=surrogate.spread)
-        seconds = np.ones(len(candidates))
-        if self.knowledge.belief is not None and costs.per_second:
-            belief, position = self.knowledge.updated(history, (), candidates)
-            seconds = _trial_seconds(belief, costs)[[position[candidate] for candidate in candidates]]
-        value = _per_second(surrogate.expected_improvement(candidates), seconds, costs)
-        return [Choice(candidates[i], "search") for i in np.argsort(-value, kind="stable")]
+            surrogate = Surrogate(spaces, [*seen, *running], spread=spread)
+        candidates = surrogate.shortlist(candidates, 2 * N_PROPOSED)
+        gain = surrogate.expected_improvement(candidates)
+        if self.knowledge.belief is None:
+            ranks = np.argsort(-gain, kind="stable")
+            return [Choice(candidates[i], "search", gain=float(gain[i])) for i in ranks]
+        belief, position = self.knowledge.updated(history)
+        seconds, most = trial_seconds(belief, candidates, costs, at=self._nearest(candidates, position))
+        value = _per_second(gain, seconds, most, costs)
+        ranks = np.argsort(-value, kind="stable")
+        return [Choice(candidates[i], "search", float(most[i]), float(gain[i])) for i in ranks]
+
+    def _nearest(self, candidates: Sequence[Candidate], position: Mapping[Candidate, int]) -> list[int]:
+        """Positions of the most similar candidates that a belief speaks of: of the same family where it has one."""
+        spaces, known = self.knowledge.spaces, list(position)
+        nearest = cdist(spaces.vectors(candidates), spaces.vectors(known)).argmin(axis=1)
+        return [position[known[i]] for i in nearest]
+
+    def _spread(self, history: Sequence[Outcome]) -> float:
+        """Standard deviation of the expected scores among candidates; 0 without a belief."""
+        return 0.0 if self.knowledge.belief is None else float(self.knowledge.updated(history)[0].mean.std())
 
 
-def _trial_seconds(belief: Belief, costs: Costs) -> Floats:
-    """Forecast seconds of a whole trial, shape (C,); an average where nothing is known."""
-    seconds = np.asarray(belief.seconds, dtype=float)
-    known = np.isfinite(seconds)
-    return np.where(known, seconds, np.median(seconds[known]) if known.any() else 1.0) * costs.n_fits
+def trial_seconds(
+    belief: Belief, candidates: Sequence[Candidate], costs: Costs, *, at: Sequence[int] | None = None
+) -> tuple[Floats, Floats]:
+    """Expected seconds of whole trials, and what they will hardly exceed, each of shape (len(candidates),).
+
+    An average stands where nothing is known. ``at``: positions in the belief; by default the first ones.
+    """
+    index = np.arange(len(candidates)) if at is None else np.asarray(at, dtype=np.intp)
+    everyone = np.asarray(belief.seconds, dtype=float)
+    known = np.isfinite(everyone)
+    seconds = np.where(known, everyone, np.median(everyone[known]) if known.any() else 1.0)[index] * costs.n_fits
+    seconds = seconds + np.array([costs.extra.get(c.family, 0.0) for c in candidates])
+    tail = np.clip(np.nan_to_num(np.asarray(belief.seconds_std, dtype=float)[index], nan=0.5), 0.1, 1.2)
+    return seconds, seconds * np.exp(costs.caution * tail)
 
 
-def _per_second(value: Floats, seconds: Floats, costs: Costs) -> Floats:
+def _per_second(gain: Floats, seconds: Floats, most: Floats, costs: Costs) -> Floats:
     if not costs.per_second:
-        return value
-    value = value / (seconds + costs.overhead)
-    affordable = seconds <= costs.remaining
-    return np.where(affordable | ~affordable.any(), value, -1.0 / (1.0 + value))
+        return gain
+    value = gain / (seconds + costs.overhead)
+    affordable = most <= costs.remaining
+    return np.where(affordable | ~affordable.any(), value, -1.0 / (1.0 + np.maximum(value, 0.0)))
 
 
 def within(costs: Costs, seconds: float, remaining: float) -> Costs:

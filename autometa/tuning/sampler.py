@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autometa.family import Candidate, ModelFamily
 from autometa.tuning.budget import Budget
-from autometa.tuning.handover import Handover, Surrogate
+from autometa.tuning.ensemble_gain import EnsembleValue
+from autometa.tuning.handover import Handover
 from autometa.tuning.history import SOURCE, Outcome, outcomes
 from autometa.tuning.neighbourhood import SupportsSample
 from autometa.tuning.ranking import Choice, Costs, Knowledge, Ranker, within
@@ -26,8 +27,6 @@ from autometa.tuning.warm_start import WarmStartReport, report
 
 if TYPE_CHECKING:
     from autometa.meta_model.belief import Belief
-
-_MIN_BEFORE_COMPARING = 4
 
 
 class SelectionLike(Protocol):
@@ -47,7 +46,6 @@ class _Memory:
 
     study: tuple[int, str]
     known: dict[int, Outcome | None] = field(default_factory=dict)
-    compared: set[int] = field(default_factory=set)
     rankings: dict[int, list[Choice]] = field(default_factory=dict)
     plans: dict[int, Choice] = field(default_factory=dict)
 
@@ -59,10 +57,8 @@ class MetaSampler(BaseSampler):
     plainly for ``<name>``: ``family.search_space.suggest(trial)``. Parameters that the belief knows nothing of, and
     values that it never proposes, come from the independent sampler.
 
-    The first trial is the best of the cheap candidates, then the defaults of the best families race the candidates
-    of the largest expected improvement per second of a trial. Candidates are the pool of the selection, what a policy
-    proposes and neighbours of the best trials. Once the study's own trials foretell each other better than the
-    belief does, a surrogate fitted to them takes the lead (see :class:`autometa.tuning.handover.Handover`).
+    How candidates are ranked says :class:`autometa.tuning.ranking.Ranker`: expected improvement per second of a trial,
+    until a surrogate fitted to the study's own trials foretells them better than the belief does.
 
     The state is the study: the same seed and the same finished trials give the same proposal, also after the study
     was loaded from its storage, and trials of other processes count like own ones.
@@ -93,6 +89,8 @@ class MetaSampler(BaseSampler):
         candidates, or any Optuna sampler.
     handover : Handover, optional
         Prior weight of the belief, and from which trial on it may lose the lead.
+    ensemble : EnsembleValue, optional
+        Propose by the expected gain to an ensemble of the study's models rather than to the best of them.
     independent_sampler : BaseSampler, optional
         Default: Optuna's TPE.
     seed : int, optional
@@ -134,6 +132,7 @@ class MetaSampler(BaseSampler):
         n_defaults: int = 2,
         surrogate: Literal["gp"] | BaseSampler = "gp",
         handover: Handover | None = None,
+        ensemble: EnsembleValue | None = None,
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,
     ) -> None:
@@ -145,13 +144,14 @@ class MetaSampler(BaseSampler):
         if surrogate != "gp" and not isinstance(surrogate, BaseSampler):
             raise ValueError(f'surrogate must be "gp" or an Optuna sampler. Got {surrogate!r} instead.')
         self._knowledge = knowledge
-        self._ranker = Ranker(knowledge, policy, n_defaults)
+        self._ranker = Ranker(
+            knowledge, policy, n_defaults, handover or Handover(), has_surrogate=surrogate == "gp", ensemble=ensemble
+        )
         self._budget = Budget(seconds=float(budget)) if isinstance(budget, int | float) else budget
         per_second = per_second and not (self._budget is not None and self._budget.counts_trials)
         self._costs = Costs(per_second, n_fits * _growth(selection))
         self._timed = per_second and (self._budget is None or self._budget.counts_time)
         self._surrogate = surrogate
-        self._handover = handover or Handover()
         self._seed = int(np.random.default_rng(seed).integers(2**31))
         self._fallback = independent_sampler or TPESampler(seed=seed)
         self._memory: _Memory | None = None
@@ -172,14 +172,16 @@ class MetaSampler(BaseSampler):
     def leader(self, study: Study) -> Literal["belief", "surrogate"]:
         """Who proposes the next trial."""
         with self._lock:
-            return "surrogate" if self._surrogate_leads(self._compared(study)) else "belief"
+            return "surrogate" if self._ranker.surrogate_leads(self._history(study)) else "belief"
 
     def belief_weight(self, study: Study) -> float:
         """Posterior probability that the belief is a better guide to this study than a surrogate of its own trials."""
         if self._knowledge.belief is None:
             return 0.0
         with self._lock:
-            return self._handover.weight(self._compared(study))
+            history, handover = self._history(study), self._ranker.handover
+            handover.compare(history, self._knowledge)
+            return handover.weight(history)
 
     def warm_start_report(self, study: Study) -> WarmStartReport:
         """How many trials the warm start saved or cost against a cold start, as far as the belief can tell."""
@@ -245,7 +247,7 @@ class MetaSampler(BaseSampler):
         """The Optuna sampler that leads after the hand-over, else the independent one."""
         if not isinstance(self._surrogate, BaseSampler):
             return self._fallback
-        return self._surrogate if self._surrogate_leads(self._compared(study)) else self._fallback
+        return self._surrogate if self._ranker.surrogate_leads(self._history(study)) else self._fallback
 
     def _planned(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
         """The planned candidate's value; a plan that does not fit makes room for the best one that does."""
@@ -272,16 +274,11 @@ class MetaSampler(BaseSampler):
         return next((c for c in fitting if _allowed(spaces, c.candidate, seen)), fitting[0] if fitting else None)
 
     def _rank(self, study: Study, trial: FrozenTrial) -> list[Choice]:
-        history = self._compared(study)
         costs = self._costs
         if self._budget is not None:
             costs = within(costs, self._budget.seconds, self._budget.remaining)
-        surrogate = None
-        if self._surrogate == "gp" and self._surrogate_leads(history):
-            surrogate = Surrogate(self._knowledge.spaces, history, spread=self._spread(history))
         rng = np.random.default_rng([self._seed, trial.number])
-        pending = self._pending(study, trial)
-        return self._ranker.rank(history, pending, costs=costs, rng=rng, surrogate=surrogate)
+        return self._ranker.rank(self._history(study), self._pending(study, trial), costs=costs, rng=rng)
 
     def _pending(self, study: Study, trial: FrozenTrial) -> list[Candidate]:
         """Candidates of the other running trials: as planned here, or as far as the storage tells."""
@@ -295,15 +292,6 @@ class MetaSampler(BaseSampler):
                 found.append(candidate)
         return list(dict.fromkeys(found))
 
-    def _surrogate_leads(self, history: Sequence[Outcome]) -> bool:
-        if self._knowledge.belief is None:
-            return sum(outcome.scored for outcome in history) >= self._handover.min_trials
-        return self._handover.surrogate_leads(history)
-
-    def _spread(self, history: Sequence[Outcome]) -> float:
-        """Standard deviation of the expected scores among candidates; 0 without a belief."""
-        return 0.0 if self._knowledge.belief is None else float(self._knowledge.updated(history)[0].mean.std())
-
     def _history(self, study: Study) -> list[Outcome]:
         memory = self._remember(study)
         n_fits = self._costs.n_fits if self._timed else None
@@ -313,28 +301,11 @@ class MetaSampler(BaseSampler):
             memory.plans.pop(number, None)
         return history
 
-    def _compared(self, study: Study) -> list[Outcome]:
-        """The history, after belief and surrogate were compared on each of its recent trials."""
-        history, memory = self._history(study), self._remember(study)
-        if self._knowledge.belief is None:
-            return history
-        recent = [i for i, o in enumerate(history) if o.scored and o.complete][-self._handover.window :]
-        for i in recent:
-            outcome, before = history[i], history[:i]
-            if outcome.number in memory.compared:
-                continue
-            memory.compared.add(outcome.number)
-            if sum(o.scored for o in before) >= _MIN_BEFORE_COMPARING:
-                belief, position = self._knowledge.updated(before, more=[outcome.candidate])
-                surrogate = Surrogate(self._knowledge.spaces, before, spread=float(belief.mean.std()))
-                self._handover.record(outcome, belief, position[outcome.candidate], surrogate=surrogate)
-        return history
-
     def _remember(self, study: Study) -> _Memory:
         key = (study._study_id, study.study_name)
         if self._memory is None or self._memory.study != key:
             self._memory = _Memory(key)
-            self._handover.log_ratios.clear()
+            self._ranker.handover.reset()
         return self._memory
 
     @staticmethod

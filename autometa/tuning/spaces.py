@@ -19,6 +19,8 @@ FAMILY = "family"
 
 MISSING: Any = object()
 
+_MAX_REMEMBERED = 4096
+
 
 class Spaces(Mapping[str, SearchSpace]):
     """Search spaces by family name.
@@ -43,7 +45,12 @@ class Spaces(Mapping[str, SearchSpace]):
             name: Candidate(name, space.canonical({**_middle(space), **given.get(name, {})}))
             for name, space in self._spaces.items()
         }
-        self.n_dims = len(self._spaces) + sum(space.n_dims for space in self._spaces.values())
+        widths = [len(self._spaces), *(space.n_dims for space in self._spaces.values())]
+        self.n_dims = sum(widths)
+        middles = [_middle_vector(space) for space in self._spaces.values()]
+        self._centre: Floats = np.concatenate([np.zeros(len(self._spaces)), *middles])
+        self._starts = dict(zip(self._spaces, np.cumsum(widths).tolist(), strict=False))
+        self._vectors: dict[Candidate, Floats] = {}
 
     @classmethod
     def of_families(cls, families: Iterable[ModelFamily]) -> Spaces:
@@ -122,15 +129,21 @@ class Spaces(Mapping[str, SearchSpace]):
         Blocks of other families hold the middle of their space, so that distances between families do not depend on
         hyperparameters that play no part.
         """
-        names = list(self)
-        middle = np.concatenate([np.zeros(len(names)), *(_middle_vector(self[name]) for name in names)])
-        starts = np.cumsum([len(names), *(self[name].n_dims for name in names)])
-        rows = np.tile(middle, (len(candidates), 1))
-        for row, candidate in zip(rows, candidates, strict=True):
-            at = names.index(candidate.family)
-            row[at] = 1.0
-            row[starts[at] : starts[at + 1]] = self[candidate.family].encode(candidate.config)
-        return rows
+        if len(self._vectors) > _MAX_REMEMBERED:
+            self._vectors.clear()
+        for candidate in candidates:
+            if candidate not in self._vectors:
+                self._vectors[candidate] = self._vector(candidate)
+        found = [self._vectors[candidate] for candidate in candidates]
+        return np.stack(found) if found else np.zeros((0, self.n_dims))
+
+    def _vector(self, candidate: Candidate) -> Floats:
+        row = self._centre.copy()
+        row[list(self).index(candidate.family)] = 1.0
+        start = self._starts[candidate.family]
+        encoded = self[candidate.family].encode(candidate.config)
+        row[start : start + len(encoded)] = encoded
+        return row
 
     @property
     def _only(self) -> SearchSpace:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HORIZON = 100
 """A cold start that takes longer counts as this many trials."""
 
-_N_RANDOM = 128
+_N_RANDOM = 64
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,13 @@ class WarmStartReport:
     def __str__(self) -> str:
         if not math.isfinite(self.saved):
             return "Nothing can be said of the warm start: no scored trial, or no belief."
-        verb = "saved" if self.saved >= 0 else "cost"
+        verb = f"{'saved' if self.saved > 0 else 'cost'} about {abs(self.saved):.0f} trials"
+        if abs(self.saved) < 0.5:
+            verb = "neither saved nor cost trials"
         return (
             f"The best score was reached at trial {self.reached_at} of {self.n_trials}; a cold start is expected to "
             f"reach it at trial {self.cold_reached_at:.0f} (80 % interval {self.cold_low:.0f} to "
-            f"{self.cold_high:.0f}): the warm start {verb} about {abs(self.saved):.0f} trials."
+            f"{self.cold_high:.0f}): the warm start {verb}."
         )
 
 
@@ -99,7 +101,7 @@ def _cold_chances(knowledge: Knowledge, history: Sequence[Outcome], target: floa
     """Probability that each trial of a cold start reaches the target, given that earlier ones did not, (HORIZON,)."""
     defaults = list(knowledge.spaces.defaults.values())
     drawn = at_random(knowledge.spaces, np.random.default_rng(seed), n=_N_RANDOM)
-    belief, position = knowledge.updated(history, more=[*defaults, *drawn])
+    belief, position = knowledge.updated(history, more=[*(o.candidate for o in history), *defaults, *drawn])
     chance = ndtr((belief.mean - target) / belief.std)
     for outcome in history:
         chance[position[outcome.candidate]] = float(outcome.scored and outcome.complete and outcome.score >= target)

@@ -10,7 +10,8 @@ rows) of what a cold TPE run had at its last trial. One parquet shard per datase
 not run again. ``open_test`` needs ``--open-test`` and leaves a line in ``open_test.log``.
 
 Methods: "cold" is Optuna's TPE with its defaults; "portfolio" the greedy portfolio of the shipped corpus;
-"meta" the MetaSampler; "meta, no defaults" the same without the race of the defaults.
+"meta" the MetaSampler; "meta, no defaults" the same without the race of the defaults. The last table of the report says
+how good the incumbents are on the inner folds, where a hit is not clouded by few test rows.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from autometa import Candidate, Dataset, MetaSampler, Selection, __version__, se
 from autometa.collection import CollectionEntry, load_collection
 from autometa.evaluation import Evaluator
 from autometa.exceptions import LeakageError
+from autometa.experiment.simulation import bootstrap_interval, greedy_portfolio, normalise
 from autometa.metrics import Metric, resolve_metric
 from autometa.records import Evaluation
 from autometa.selection import shipped_meta_model
@@ -45,6 +47,7 @@ from autometa.workers import shared_workers
 HERE = Path(__file__).parent
 CORPUS = HERE.parent.parent / "autometa" / "pretrained" / "corpus"
 N_BOOTSTRAP = 200
+INNER_KS = (1, 3, 5, 10, 25)
 META = ("meta", "meta, no defaults")
 
 
@@ -117,22 +120,9 @@ class Arena:
         cells = cells[cells["family"].isin([family.name for family in self.selection.families])]
         first = cells.drop_duplicates("config_id").set_index("config_id")
         table = cells.pivot_table(index="dataset", columns="config_id", values="score", observed=True)
-        order = greedy_portfolio(table.to_numpy(dtype=float))
+        order = greedy_portfolio(normalise(table.to_numpy(dtype=float)))
         found = [first.loc[table.columns[i]] for i in order]
         return [Candidate(str(row["family"]), json.loads(row["config"])) for row in found]
-
-
-def greedy_portfolio(table: np.ndarray) -> list[int]:
-    """Columns of (datasets, candidates) in the order in which each adds most; missing counts as the worst."""
-    middle, best = np.nanmedian(table, axis=1, keepdims=True), np.nanmax(table, axis=1, keepdims=True)
-    normal = np.clip((table - middle) / np.maximum(best - middle, 1e-9), -1.0, None)
-    normal, reached, order = np.nan_to_num(normal, nan=-1.0), np.full(len(table), -1.0), list[int]()
-    while len(order) < table.shape[1]:
-        gain = np.maximum(reached[:, None], normal).mean(axis=0)
-        gain[order] = -np.inf
-        order.append(int(gain.argmax()))
-        reached = np.maximum(reached, normal[:, order[-1]])
-    return order
 
 
 def run_method(arena: Arena, method: str, seed: int) -> pd.DataFrame:
@@ -277,10 +267,38 @@ def summarise(config: Config) -> pd.DataFrame:
 
 def interval(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> str:
     """A statistic with its 95 % bootstrap interval over datasets."""
-    rng = np.random.default_rng(0)
-    drawn = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(2000)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return f"{statistic(values):.3g} [{low:.3g}, {high:.3g}]"
+    return "{:.3g} [{:.3g}, {:.3g}]".format(*bootstrap_interval(values, statistic=statistic))
+
+
+def inner_scores(config: Config) -> pd.DataFrame:
+    """Incumbent on the inner folds after k trials, 0 = the median and 1 = the best of all that was measured there."""
+    rows = []
+    for path in sorted(config.shards.glob("*--truth.parquet")):
+        name = path.name.removesuffix("--truth.parquet")
+        if not all(config.shard(name, *run).is_file() for run in config.runs()):
+            continue
+        searches = {run: pd.read_parquet(config.shard(name, *run)) for run in config.runs()}
+        scores = pd.concat([frame["score"] for frame in searches.values()]).dropna()
+        middle, best = float(scores.median()), float(scores.max())
+        for (method, _), frame in searches.items():
+            scale = max(best - middle, 1e-12)
+            reached = ((frame["score"].cummax().ffill() - middle) / scale).clip(lower=-1.0)
+            rows.append({"dataset": name, "method": method, **{k: reached[min(k, len(reached)) - 1] for k in INNER_KS}})
+    return pd.DataFrame(rows).groupby(["dataset", "method"], sort=False).mean().reset_index()
+
+
+def print_inner(frame: pd.DataFrame) -> None:
+    """Means over datasets; in brackets the difference to cold with its interval."""
+    print("\n| inner folds | " + " | ".join(f"@{k}" for k in INNER_KS) + " |")
+    print("|---" * (len(INNER_KS) + 1) + "|")
+    tables = {m: part.set_index("dataset")[list(INNER_KS)] for m, part in frame.groupby("method", sort=False)}
+    for method, table in tables.items():
+        cells = []
+        for k in INNER_KS:
+            _, low, high = bootstrap_interval((table[k] - tables["cold"][k]).to_numpy(), list(table.index))
+            shown = "" if method == "cold" else f" [{low:+.2f}, {high:+.2f}]"
+            cells.append(f"{table[k].mean():.2f}{shown}")
+        print(f"| {method} | " + " | ".join(cells) + " |")
 
 
 def report(config: Config) -> None:
@@ -299,6 +317,7 @@ def report(config: Config) -> None:
               f"| {part['ask_ms'].mean():.0f} |")  # fmt: skip
     print()
     print(frame.pivot(index="dataset", columns="method", values="hit").to_string())
+    print_inner(inner_scores(config))
 
 
 def main() -> None:
