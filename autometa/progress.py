@@ -118,8 +118,12 @@ def progress_line(budget: Budget, metric: Metric, *, enabled: bool, estimator: A
             watch.show = _notebook_line()
             yield watch
         else:
-            with Live(get_renderable=lambda: Text(watch.line()), console=console, refresh_per_second=4):
-                yield watch
+            try:
+                with Live(get_renderable=lambda: Text(watch.line()), console=console, refresh_per_second=4):
+                    yield watch
+            finally:
+                if not console.is_terminal:
+                    console.line()  # rich leaves the last line open where output is not a terminal
 
 
 def _notebook_line() -> Callable[[str], Any]:
