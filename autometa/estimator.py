@@ -21,7 +21,7 @@ from autometa.data import Dataset, TaskType, as_frame
 from autometa.evaluation import Evaluator
 from autometa.finishing import Finisher, Limits, completed
 from autometa.html import fitted_html
-from autometa.interrupts import wait_for_first
+from autometa.interrupts import terminable, wait_for_first
 from autometa.metrics import Metric, resolve_metric
 from autometa.opening import (
     FirstModel,
@@ -33,7 +33,6 @@ from autometa.opening import (
     measured_metrics,
     provisional_selection,
     refuse_continuous,
-    terminable,
     usable_families,
     warm_start,
     worker_count,

@@ -24,8 +24,9 @@ from autometa.interrupts import wait_for_first
 from autometa.metrics import Metric, resolve_metric, task_metrics
 from autometa.preprocessing import TableEncoder, encode_dataset
 from autometa.records import Evaluation, Status
+from autometa.shared_files import SharedFile
 from autometa.splitting import Split, make_splits
-from autometa.workers import Failure, SharedFile, WorkerPool, shared_workers
+from autometa.workers import Failure, WorkerPool, shared_workers
 
 
 def evaluate(

@@ -305,14 +305,8 @@ def _choose_rounds(job: _Job, deadline: float | None) -> Rounds:
 def _curve(job: _Job, model: FittedModel, test: NDArray[np.intp], stages: NDArray[np.intp]) -> list[float]:
     """Score on the test rows after each of the stages."""
     matrix = job.data.matrix[test]
-    scores = []
-    for prediction in staged_predictions(job.family.name, model.estimator, matrix, stages.tolist()):
-        if model.classes is not None and len(model.classes) < model.n_classes:
-            full = np.zeros((len(matrix), model.n_classes))
-            full[:, model.classes] = prediction
-            prediction = full
-        scores.append(job.score(test, prediction))
-    return scores
+    answers = staged_predictions(job.family.name, model.estimator, matrix, stages.tolist())
+    return [job.score(test, model.for_all_classes(answer)) for answer in answers]
 
 
 def _judged_by_others(curves: NDArray[np.float64]) -> float:

@@ -16,10 +16,8 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 
 from autometa.ensembling import choose_temperature, choose_weights
 from autometa.evaluation import Evaluator
-from autometa.family import Candidate
 from autometa.fitting import FittedModel
 from autometa.folds import fit_quietly
-from autometa.interrupts import wait_for_first
 from autometa.metrics import Metric
 from autometa.opening import FirstModel
 from autometa.polishing import Polisher
@@ -149,7 +147,7 @@ class Finisher:
                 note = self._note("fine_tune", "undone: what was fine-tuned cannot be had within time and limits")
                 return replace(end, ledger=end.ledger.add(note))
             end = Finish(tuple(members), ledger, self._temperature(members, pool))
-        found = [e for e in ranked if len(end.members) == 1 and e.candidate == _candidate(end.members[0])]
+        found = [e for e in ranked if len(end.members) == 1 and e.candidate == end.members[0].candidate]
         if found:
             member, line = polisher.refine(end.members[0], found[0])
             if line is not None:
@@ -159,7 +157,7 @@ class Finisher:
 
     def _is_worth(self, tuned: Evaluation, members: Sequence[Member], before: Sequence[Member]) -> bool:
         """Whether it predicts now: as one model where one was asked for, within the limits, in no lesser ensemble."""
-        mine = [member for member in members if _candidate(member) == tuned.candidate]
+        mine = [member for member in members if member.candidate == tuned.candidate]
         if not mine or (not self.ensemble and len(mine[0].models) > 1):
             return False
         in_time = self.budget.remaining > 0 or len(members) >= len(before)
@@ -179,7 +177,7 @@ class Finisher:
         total = sum(member.weight for member in members)
         mixed: Any = 0.0
         for member in members:
-            found = measured.get(_candidate(member))
+            found = measured.get(member.candidate)
             if found is None:
                 return 1.0
             mixed = mixed + member.weight / total * found
@@ -250,26 +248,22 @@ class Finisher:
 
     def _refit(self, evaluation: Evaluation, *, urgent: bool) -> tuple[FittedModel | None, str]:
         """A model of this candidate on all rows, fitted in a worker so that it can be stopped."""
-        remaining = float("inf") if self.budget.counts_work else self.budget.remaining
+        left = self.budget.seconds_left
         share = self.evaluator.dataset.n_rows / max(1, evaluation.n_train_rows)
         expected = _REFIT_MARGIN * float(np.mean(evaluation.fit_seconds)) * share
-        if not urgent and expected > remaining:
+        if not urgent and left is not None and expected > left:
             return None, "no time left to fit it on all rows"
         family = self.evaluator.families[evaluation.candidate.family]
         data = self.evaluator.data(family.matrix)
-        limit = remaining + (_GRACE_SECONDS if urgent else 0.0) if np.isfinite(remaining) else None
+        limit = None if left is None else left + (_GRACE_SECONDS if urgent else 0.0)
         seconds = _FIT_SHARE * limit if limit is not None and self.budget.counts_time else None
         task = partial(fit_quietly, family, dict(evaluation.candidate.config), data, self.evaluator.seed, seconds)
-        future = self.workers.submit(task, time_limit=limit)
         try:
-            wait_for_first([future], limit)
-            return future.result(0), ""
+            return self.workers.run(task, time_limit=limit), ""
         except NotInTime:
             return None, "no time left to fit it on all rows"
         except WorkerError as error:
             return None, str(error)
-        finally:
-            future.cancel()
 
     def _member(self, evaluation: Evaluation, models: Sequence[FittedModel], weight: float) -> Member:
         candidate = evaluation.candidate
@@ -313,10 +307,6 @@ class Finisher:
         status = Status.FAILED if self.first is None else Status.OK
         candidate = None if self.first is None else self.first.candidate
         return LedgerEntry(candidate, status, "refit", started=self.budget.elapsed, reason=note)
-
-
-def _candidate(member: Member) -> Candidate:
-    return Candidate(member.family, dict(member.config))
 
 
 def completed(ledger: Ledger, first: FirstModel | None, result: TuningResult) -> Ledger:

@@ -27,8 +27,9 @@ from autometa.fitting import EncodedData, FittedModel, prepare_fit, run_fit
 from autometa.frozen_models import freeze
 from autometa.metrics import Metric
 from autometa.records import Evaluation, Status
+from autometa.shared_files import SharedFile
 from autometa.splitting import Split
-from autometa.workers import THREAD_VARIABLES, Failure, SharedFile, memory_guard, one_line
+from autometa.workers import THREAD_VARIABLES, Failure, memory_guard, one_line
 
 Answer = TypeVar("Answer")
 
@@ -190,7 +191,6 @@ class _Pace:
         """Learn from a fit whether it was cut short."""
         if limit is None:
             return
-        limit.release()
         candidate = self.request.candidate
         rounds, epochs = limit.rounds(), limit.epochs()
         if rounds is not None:
@@ -340,12 +340,21 @@ def fit_quietly(
     def fit() -> FittedModel:
         unfitted, matrix, y, options = prepare_fit(family, config, data, None, seed, 1)
         limit = None if seconds is None else FitLimit(unfitted.estimator, seconds)
-        model = run_fit(unfitted, matrix, y, {**options, **(limit.options if limit else {})})
-        if limit is not None:
-            limit.release()
+        model = _fit_within(limit, unfitted, matrix, y, options)
         return replace(model, estimator=freeze(model.estimator))
 
     return quietly(fit)
+
+
+def _fit_within(
+    limit: FitLimit | None, unfitted: FittedModel, matrix: NDArray[Any], y: NDArray[Any], options: Mapping[str, Any]
+) -> FittedModel:
+    """The fit, and its limit taken off again."""
+    if limit is None:
+        return run_fit(unfitted, matrix, y, options)
+    model = run_fit(unfitted, matrix, y, {**options, **limit.options})
+    limit.release()
+    return model
 
 
 def _run_split(
@@ -359,7 +368,7 @@ def _run_split(
     held_out = data.matrix[test]
     limit = pace.limit(unfitted.estimator, done)
     started = time.perf_counter()
-    model = run_fit(unfitted, matrix, y, {**options, **(limit.options if limit else {})})
+    model = _fit_within(limit, unfitted, matrix, y, options)
     fitted = time.perf_counter()
     pace.see(limit)
     prediction = model.predict(held_out)

@@ -40,6 +40,25 @@ def interrupts_deferred() -> Iterator[None]:
             previous(*held[0])
 
 
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Within, SIGTERM does what Ctrl-C does. Only in the main thread; the previous handler comes back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        if not callable(signal.getsignal(signal.SIGINT)):
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # whose handler waits where an exception would do harm
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+
+
 def wait_for_first(futures: Iterable[Future[Any]], timeout: float | None = None) -> tuple[set[Any], set[Any]]:
     """:func:`concurrent.futures.wait` for the first to be done, in which Ctrl-C does no harm.
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,25 +140,6 @@ def in_background(make: Callable[[], Selection], n_rows: int) -> tuple[Future[Se
     selection.add_done_callback(hand_on)
     thread.shutdown(wait=False)
     return selection, warm
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Within, SIGTERM does what Ctrl-C does. Only in the main thread; the previous handler comes back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        if not callable(signal.getsignal(signal.SIGINT)):
-            raise KeyboardInterrupt
-        signal.raise_signal(signal.SIGINT)  # whose handler waits where an exception would do harm
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
 
 
 class _Predicted:

@@ -10,7 +10,6 @@ one net, fitted on all rows, is all that predicts; a bag of nets has seen all ro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass, replace
@@ -25,7 +24,6 @@ from autometa.family import Candidate
 from autometa.fine_tuning import Rounds, choose_rounds, fine_tune
 from autometa.fitting import FittedModel
 from autometa.folds import quietly
-from autometa.interrupts import wait_for_first
 from autometa.metrics import Metric
 from autometa.predictor import Member
 from autometa.records import Evaluation, LedgerEntry, Status
@@ -76,7 +74,7 @@ class Polisher:
             Seconds to keep for choosing weights and fitting again.
         """
         measured = {e.candidate.key: e for e in ranked}
-        keys = [Candidate(m.family, dict(m.config)).key for m in members if m.family in ROUNDS_AND_RATE]
+        keys = [m.candidate.key for m in members if m.family in ROUNDS_AND_RATE]
         origin = next((measured[key] for key in keys if key in measured), None)
         if origin is None:
             return None, None, None
@@ -156,22 +154,17 @@ class Polisher:
 
     def _limit(self, reserve: float) -> float | None:
         """Seconds that a step may take; ``None`` for no limit."""
-        if self.budget.counts_work or not math.isfinite(self.budget.seconds):
-            return None
-        return max(0.0, self.budget.remaining - (reserve if self.budget.counts_time else 0.0))
+        left = self.budget.seconds_left
+        return None if left is None else max(0.0, left - (reserve if self.budget.counts_time else 0.0))
 
     def _in_worker(self, task: Any, limit: float | None) -> tuple[Any, str]:
         """What the task answers, and why it does not."""
-        future = self.workers.submit(quietly, task, time_limit=limit)
         try:
-            wait_for_first([future], limit)
-            return future.result(0), ""
+            return self.workers.run(quietly, task, time_limit=limit), ""
         except NotInTime:
             return None, "undone: the time ran out before it was done"
         except WorkerError as error:
             return None, f"undone: {error}"
-        finally:
-            future.cancel()
 
     def _score_weight(self) -> Any:
         """Class weights enter fits, not scores."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from autometa.correction import Correction
 from autometa.data import ColumnKind, Dataset, TaskType, as_frame
 from autometa.exceptions import DataError
-from autometa.family import MatrixKind
+from autometa.family import Candidate, MatrixKind
 from autometa.fitting import FittedModel
 from autometa.frozen_models import freeze
 
@@ -79,6 +79,11 @@ class Member:
         estimators = (model.estimator if isinstance(model, FittedModel) else model for model in self.models)
         object.__setattr__(self, "class_codes", codes)
         object.__setattr__(self, "models", tuple(freeze(estimator) for estimator in estimators))
+
+    @property
+    def candidate(self) -> Candidate:
+        """What was fitted."""
+        return Candidate(self.family, dict(self.config))
 
     def predict_raw(self, matrix: NDArray[np.float32], n_classes: int) -> NDArray[np.float64]:
         """Mean over the models: probabilities (n_rows, n_classes), or values (n_rows,) where ``n_classes`` is 0."""

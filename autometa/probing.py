@@ -12,7 +12,6 @@ import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from autometa.data import Dataset
-from autometa.evaluation import Evaluator
 from autometa.family import Candidate, ModelFamily
 from autometa.meta_dataset import candidate_key
 
@@ -95,6 +94,8 @@ def run_probes(
     n_rows = max(sizes)
     chosen = [known[key] for c in wanted[n_rows] if (key := candidate_key(c.family, c.config)) in known]
     part = dataset.subsample(_N_PARTS * n_rows, seed=seed)
+    from autometa.evaluation import Evaluator  # its workers are not needed where nothing is probed
+
     folds = (StratifiedKFold if dataset.task.is_classification else KFold)(_N_PARTS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -13,7 +13,6 @@ import importlib
 import os
 import re
 import signal
-import tempfile
 import threading
 import time
 import weakref
@@ -21,21 +20,21 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import numpy as np
 import psutil
 from joblib.externals.loky.backend.context import LokyContext
 from joblib.externals.loky.backend.process import LokyProcess
 from pebble import ProcessExpired, ProcessPool
 
 from autometa.exceptions import AutometaError
-from autometa.interrupts import interrupts_deferred
+from autometa.interrupts import interrupts_deferred, wait_for_first
 from autometa.records import Status
+from autometa.shared_files import SharedFile, SharedFolder
 
 WARM_MODULES = (
     "pandas",
@@ -95,24 +94,6 @@ class TaskFuture(Future[Any]):
         return True
 
 
-@dataclass(frozen=True, eq=False)
-class SharedFile:
-    """A file of the pool's folder; it is removed when the parent's last reference to this object goes."""
-
-    path: str
-
-    def load(self) -> Any:
-        """The array (read-only, mapped) or object in it; a worker keeps the last few."""
-        return _load_file(self.path)
-
-
-@lru_cache(maxsize=8)
-def _load_file(path: str) -> Any:
-    if path.endswith(".npy"):
-        return np.asarray(np.load(path, mmap_mode="r"))
-    return cloudpickle.loads(Path(path).read_bytes())
-
-
 class _WorkerContext(LokyContext):
     """Starts loky processes with an environment, which native libraries read when they are loaded."""
 
@@ -151,8 +132,7 @@ class WorkerPool:
         self._modules = list(dict.fromkeys(modules))
         self._lock = threading.RLock()
         self._futures: weakref.WeakSet[TaskFuture] = weakref.WeakSet()
-        self._folder = tempfile.TemporaryDirectory(prefix="autometa-", ignore_cleanup_errors=True)
-        self._n_files = 0
+        self._files = SharedFolder()
         self._closed = False
         self._pool = self._start()
 
@@ -188,6 +168,23 @@ class WorkerPool:
             inner.add_done_callback(lambda done: _settle(future, done, time_limit, finish))
         return future
 
+    def run(self, function: Callable[..., Any], *args: Any, time_limit: float | None = None) -> Any:
+        """Run ``function(*args)`` in a worker and wait for it; whatever ends the wait early kills the worker.
+
+        Raises
+        ------
+        TimeoutError
+            There is no answer after ``time_limit`` seconds, counted from now.
+        WorkerError
+            The task failed.
+        """
+        future = self.submit(function, *args, time_limit=time_limit)
+        try:
+            wait_for_first([future], time_limit)
+            return future.result(0)
+        finally:
+            future.cancel()
+
     def warm_up(self, modules: Iterable[str]) -> None:
         """Import further modules in every worker, and in each one that replaces it. Does not wait."""
         with interrupts_deferred(), self._lock:
@@ -199,21 +196,13 @@ class WorkerPool:
 
     def share(self, value: Any) -> SharedFile:
         """Write an array or an object to a file that every worker reads once (arrays are mapped, not copied)."""
-        if isinstance(value, np.ndarray) and value.size:  # an empty file cannot be mapped
-            file = self.new_file(".npy")
-            np.save(file.path, value)
-        else:
-            file = self.new_file(".pkl")
-            Path(file.path).write_bytes(cloudpickle.dumps(value))
-        return file
+        with interrupts_deferred(), self._lock:
+            return self._files.share(value)
 
     def new_file(self, suffix: str = "") -> SharedFile:
         """A name in the pool's folder that is not in use; nothing is written."""
         with interrupts_deferred(), self._lock:
-            self._n_files += 1
-            file = SharedFile(str(Path(self._folder.name) / f"{self._n_files}{suffix}"))
-        weakref.finalize(file, _remove, file.path)
-        return file
+            return self._files.new_file(suffix)
 
     @property
     def closed(self) -> bool:
@@ -230,7 +219,7 @@ class WorkerPool:
                 future.cancel()
             self._pool.stop()
             self._pool.join()
-            self._folder.cleanup()
+            self._files.cleanup()
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -440,8 +429,3 @@ def _expired(exit_code: int) -> Failure:
     if exit_code < 0:
         return Failure(Status.FAILED, f"The worker crashed with signal {-exit_code}.")
     return Failure(Status.FAILED, f"The worker ended by itself with exit code {exit_code}.")
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.remove(path)

@@ -1,7 +1,4 @@
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -84,13 +81,8 @@ def test_the_shipped_numbers_are_sane():
 
 
 @pytest.fixture(scope="module")
-def study():
-    path = Path(__file__).parent.parent / "experiments" / "ensemble_gain" / "fit.py"
-    spec = importlib.util.spec_from_file_location("ensemble_gain_fit", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def study(load_experiment):
+    return load_experiment("ensemble_gain/fit.py")
 
 
 def test_the_fit_recovers_numbers_that_made_the_gains(study):

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -204,6 +205,29 @@ def test_a_run_that_is_killed_resumes_with_no_lost_and_no_doubled_row(tmp_path):
     assert len(rows) == 36
     assert not rows.duplicated(list(KEYS)).any()
     assert set(kept["finished"]) <= set(rows["finished"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_no_process_behind(tmp_path, number):
+    path = write_config(tmp_path, BASE + '[[candidate]]\nfamily = "toy_sleeper"\nconfig = { seconds = 5.0 }\n')
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(path)]
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    wait_until(lambda: list(scratch.glob("autometa-*/*.jsonl")))
+    family = process.children(recursive=True)
+    assert len(family) >= 2
+    process.send_signal(number)
+    process.wait(60)
+    wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in family))
+
+
+def wait_until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "It did not come true in time."
+        time.sleep(0.05)
 
 
 def test_a_dask_cluster_that_loses_a_worker_ends_with_each_cell_once(tmp_path):

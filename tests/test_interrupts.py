@@ -1,11 +1,12 @@
 """A held-back interrupt: heard once, at the end, and only where signals arrive."""
 
+import os
 import signal
 import threading
 
 import pytest
 
-from autometa.interrupts import interrupts_deferred
+from autometa.interrupts import interrupts_deferred, terminable
 
 
 def test_an_interrupt_waits_for_the_end_of_the_block():
@@ -48,3 +49,21 @@ def test_an_ignored_interrupt_stays_ignored():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_sigterm_interrupts_within_and_the_handler_comes_back():
+    previous = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is previous
+    inside = []
+
+    def elsewhere():
+        with terminable():
+            inside.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join(30)
+    assert inside == [previous]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from concurrent.futures import wait
 
 import numpy as np
@@ -14,7 +11,7 @@ from autometa.data import Dataset
 from autometa.evaluation import Evaluator
 from autometa.families import resolve_families
 from autometa.metrics import METRICS, resolve_metric
-from autometa.opening import as_metric, first_model, in_background, provisional_selection, terminable, warm_start
+from autometa.opening import as_metric, first_model, in_background, provisional_selection, warm_start
 from autometa.tuning import Budget
 
 
@@ -85,24 +82,6 @@ def test_a_selection_made_in_the_background_and_its_failure_are_handed_on():
     wait([made])
     with pytest.raises(ValueError, match="no meta-model"):
         warm.result(30)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_sigterm_interrupts_within_and_the_handler_comes_back():
-    previous = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), terminable():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is previous
-    inside = []
-
-    def elsewhere():
-        with terminable():
-            inside.append(signal.getsignal(signal.SIGTERM))
-
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join(30)
-    assert inside == [previous]
 
 
 def test_a_callable_scorer_gets_a_model_that_predicts_what_was_predicted():

@@ -1,8 +1,5 @@
 import dataclasses
-import importlib.util
 import pickle
-import sys
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -452,13 +449,8 @@ def test_spaces_read_trials_back():
 
 
 @pytest.fixture(scope="module")
-def anytime():
-    path = Path(__file__).parent.parent / "experiments" / "anytime" / "trials.py"
-    spec = importlib.util.spec_from_file_location("anytime_trials", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def anytime(load_experiment):
+    return load_experiment("anytime/trials.py")
 
 
 def test_a_hit_is_the_first_incumbent_within_one_paired_standard_error(anytime):

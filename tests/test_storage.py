@@ -18,49 +18,23 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
-from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.datasets import load_wine
+from test_tuning import Keeper
 
 from autometa import AutoMetaClassifier
 from autometa.data import Dataset
 from autometa.evaluation import Evaluator
 from autometa.exceptions import StorageError
-from autometa.family import Candidate, ModelFamily
+from autometa.family import Candidate
 from autometa.metrics import METRICS
 from autometa.records import Evaluation, Status
-from autometa.search_space import SearchSpace
 from autometa.tuning import Budget, WarmStart, tune
 from autometa.tuning.history import CANDIDATE, WORKER
 from autometa.tuning.proposals import start_trial
 from autometa.tuning.storage import EVALUATION, SharedStudy, as_storage, record, restore, study_name
 
 RMSE = METRICS["rmse"]
-
-
-class Shrunk(RegressorMixin, BaseEstimator):
-    """Predicts ``keep`` times the first column; ``keep`` = 1 is perfect."""
-
-    def __init__(self, keep=1.0):
-        self.keep = keep
-
-    def fit(self, X, y):
-        self.n_features_in_ = X.shape[1]
-        return self
-
-    def predict(self, X):
-        return self.keep * X[:, 0]
-
-
-class Keeper(ModelFamily):
-    name = "keeper"
-    matrix = "tree"
-    search_space = SearchSpace({"keep": FloatDistribution(-1.0, 2.0)})
-    default_config = {"keep": 0.0}  # noqa: RUF012
-
-    def build(self, config, shape, *, random_state=0, n_threads=1):
-        return Shrunk(config["keep"])
 
 
 def table(seed=0):

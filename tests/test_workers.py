@@ -198,6 +198,14 @@ def test_workers_run_one_native_thread(pool):
     assert pool.submit(lambda: os.environ.get("OMP_NUM_THREADS")).result() == "1"
 
 
+def test_run_waits_and_gives_up_in_time(pool):
+    assert pool.run(pow, 2, 3) == 8
+    worker = pool.run(os.getpid)
+    with pytest.raises((TimeoutError, WorkerError)):
+        pool.run(sleep, 60.0, time_limit=0.2)
+    assert wait_until(lambda: not psutil.pid_exists(worker))
+
+
 def test_a_task_may_return_nothing(pool):
     assert pool.submit(lambda: None).result() is None
 

@@ -40,6 +40,7 @@ from autometa.experiment.study import (
 )
 from autometa.experiment.summary import StudyStatus, compact, status
 from autometa.family import ModelFamily
+from autometa.interrupts import terminable
 from autometa.meta_features import VERSION as FEATURES_VERSION
 from autometa.records import Status
 
@@ -96,7 +97,7 @@ def run_experiment(
     study = config if isinstance(config, Study) else load_study(config, families=families)
     check_leakage(study)
     problems: list[str] = []
-    with exclusive(study.shards):
+    with exclusive(study.shards), terminable():
         _check_measure(study, resume)
         folder = None if data_folder is None else str(data_folder)
         for restart in range(_MAX_RESTARTS):

@@ -88,6 +88,11 @@ class Budget:
         return max(0.0, self.seconds - self.elapsed)
 
     @property
+    def seconds_left(self) -> float | None:
+        """Seconds of the clock on the wall that are left; ``None`` where it sets no limit."""
+        return None if self.counts_work or math.isinf(self.seconds) else self.remaining
+
+    @property
     def counts_trials(self) -> bool:
         return self.max_trials is not None
 

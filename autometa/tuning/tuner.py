@@ -262,9 +262,8 @@ class _Search:
 
     def _left(self) -> float | None:
         """Seconds until the search must end; ``None`` for no limit."""
-        if self.budget.counts_work or not math.isfinite(self.budget.seconds):
-            return None
-        return self.budget.remaining - self.reserve()
+        left = self.budget.seconds_left
+        return None if left is None else left - self.reserve()
 
     def reserve(self) -> float:
         """Seconds kept for choosing the weights, and for refitting where a single model is wanted."""
