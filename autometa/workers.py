@@ -349,14 +349,20 @@ def free_memory_mb() -> float:
 def _initialize(parent: int, modules: list[str]) -> None:
     """First thing in a worker: die at once when told to, die with the parent, import."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pebble's handler would wait for native code to return
-    threading.Thread(target=_end_with_parent, args=(parent,), name="autometa-parent", daemon=True).start()
+    end_with_parent(parent)
     _import(modules)
 
 
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
+@cache
+def end_with_parent(parent: int) -> None:
+    """End this process as soon as ``parent`` is not, or no longer, its parent."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="autometa-parent", daemon=True).start()
 
 
 def _import(modules: Iterable[str]) -> None:

@@ -28,7 +28,7 @@ from autometa.metrics import METRICS
 from autometa.records import Evaluation
 from autometa.splitting import Split, make_splits
 from autometa.versions import RESULT_LIBRARIES, installed_versions
-from autometa.workers import shared_workers
+from autometa.workers import end_with_parent, shared_workers
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,20 @@ class ChunkResult:
 
 
 def run_chunk(
-    chunk: Chunk, families: Mapping[str, ModelFamily], folder: str | None = None, n_threads: int = 1
+    chunk: Chunk,
+    families: Mapping[str, ModelFamily],
+    folder: str | None = None,
+    n_threads: int = 1,
+    owner: int | None = None,
 ) -> ChunkResult:
     """Measure the candidates of one chunk; runs in a worker of joblib and never raises.
 
     Every candidate is fitted in a child process that can be killed. It stays for the next chunk. ``n_threads`` is how
-    many chunks run at once in this process, each of which needs a child of its own.
+    many chunks run at once in this process, each of which needs a child of its own. A worker whose parent is the
+    process ``owner`` ends with it; joblib's would stay for minutes.
     """
+    if owner is not None and owner == os.getppid():
+        end_with_parent(owner)
     try:
         whole, part = _load(chunk.entry, chunk.measure.max_rows, chunk.measure.subsample_seed, folder)
         features = _feature_row(chunk.entry, whole) if chunk.meta_features else None

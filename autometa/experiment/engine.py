@@ -213,8 +213,10 @@ def _run_chunks(
     with ExitStack() as stack:
         stack.enter_context(_parallel_backend(backend, scheduler, n_jobs))
         report = stack.enter_context(_Report(console, study.name, chunks, int(plan.done[plan.wanted].sum())))
-        n_threads = n_jobs if backend == "threading" else 1
-        calls = (joblib.delayed(run_chunk)(chunk, _needed(families, chunk), folder, n_threads) for chunk in chunks)
+        n_threads, owner = (n_jobs if backend == "threading" else 1), os.getpid()
+        calls = (
+            joblib.delayed(run_chunk)(chunk, _needed(families, chunk), folder, n_threads, owner) for chunk in chunks
+        )
         for result in _answers(calls, n_jobs):
             _store(study, result)
             if result.error:
