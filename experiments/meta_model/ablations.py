@@ -30,12 +30,11 @@ from own_corpus import (
     believed,
     interval,
     load_worlds,
-    normalised,
     same_machine,
     training_table,
 )
 
-from autometa.experiment.simulation import FLOOR, greedy_portfolio, incumbent_curve
+from autometa.experiment.simulation import incumbent_curve
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model import Belief, MetaModel
 from autometa.meta_model.memory import TaskMemory, recall
@@ -98,7 +97,7 @@ def knowing(belief: Belief, raw: np.ndarray) -> Belief:
     return replace(belief, prior=replace(belief.prior, scale=known))
 
 
-def by_mean(belief: Belief, raw: np.ndarray, n_splits: int, limit: float) -> list[int]:
+def by_mean(belief: Belief, n_splits: int, limit: float) -> list[int]:
     """The order of the first forecast, whatever the trials say; candidates beyond the limit come last."""
     late = belief.seconds * n_splits > limit
     return list(np.lexsort((-belief.mean, late))[: max(KS)])
@@ -109,30 +108,25 @@ def run(meta: MetaDataset, worlds: list[World], *, n_folds: int, seed: int, limi
     for train, test in meta.split_by_group(n_folds, seed=seed):
         ways = trained(train, seed)
         for world in worlds:
-            table = np.nan_to_num(training_table(world, list(train.datasets)), nan=FLOOR)
-            portfolio = greedy_portfolio(table, max(KS))
+            table = training_table(world, list(train.datasets))
             for name in (d for d in test.datasets if d in world.choose.index):
-                raw, error = world.choose.loc[name].to_numpy(), world.error.loc[name].to_numpy()
-                spread = float(world.spread[name])
-                if spread < 2 * np.nanmedian(error) / np.sqrt(2):
+                case, features = world.case(name), meta.meta_features.loc[name]
+                if case.flat:
                     continue
-                value = normalised(world.score.loc[name].to_numpy(), spread)
-                orders = {"portfolio": portfolio}
-                rules = {"n_splits": int(world.n_splits[name]), "limit": limit}
+                orders = {"portfolio": world.portfolio(table, case)}
+                rules = {"n_splits": case.n_splits, "limit": limit}
                 for way, (model, memory) in ways.items():
-                    features = meta.meta_features.loc[name]
                     belief = same_machine(
-                        recall(memory, model, meta_features=features, candidates=world.candidates, metric=world.metric)
+                        recall(memory, model, meta_features=features, candidates=case.candidates, metric=world.metric)
                     )
-                    orders[way] = believed(belief, raw, error, **rules)[0]
+                    orders[way] = believed(belief, case.raw, case.error, **rules)[0]
                     if way == WHOLE:
-                        orders["mean only"] = by_mean(belief, raw, **rules)
-                        orders["diagonal covariance"] = believed(diagonal(belief), raw, error, **rules)[0]
-                        orders["known offset and scale (a leak)"] = believed(knowing(belief, raw), raw, error, **rules)[
-                            0
-                        ]
+                        known = knowing(belief, case.raw)
+                        orders["mean only"] = by_mean(belief, **rules)
+                        orders["diagonal covariance"] = believed(diagonal(belief), case.raw, case.error, **rules)[0]
+                        orders["known offset and scale (a leak)"] = believed(known, case.raw, case.error, **rules)[0]
                 for way, order in orders.items():
-                    curve = incumbent_curve(order, raw, value)
+                    curve = incumbent_curve(order, case.raw, case.value)
                     yield {"dataset": name, "group": str(meta.groups[name]), "task": world.task, "way": way} | {
                         **{f"@{k}": float(curve[k - 1]) for k in KS}, "mean": float(np.mean(curve)),
                     }  # fmt: skip

@@ -54,6 +54,39 @@ class World:
     seconds: pd.DataFrame
     n_splits: pd.Series
     candidates: list[Candidate]
+    ran: pd.DataFrame
+    """Whether a candidate was run there at all, with whatever end; the others are missing by design."""
+
+    def case(self, name: str) -> Case:
+        """One dataset, with the candidates that were run on it."""
+        ran = np.flatnonzero(self.ran.loc[name].to_numpy())
+        raw, held, error, seconds = (
+            table.loc[name].to_numpy()[ran] for table in (self.choose, self.score, self.error, self.seconds)
+        )
+        spread = float(self.spread[name])
+        return Case(
+            [self.candidates[i] for i in ran], ran, raw, normalised(held, spread), error, seconds,
+            int(self.n_splits[name]), bool(spread < 2 * np.nanmedian(error) / np.sqrt(2)), held,
+        )  # fmt: skip
+
+    def portfolio(self, table: np.ndarray, case: Case) -> list[int]:
+        """The greedy portfolio of the training table, of the candidates that can be looked up on this dataset."""
+        return greedy_portfolio(table[:, case.columns], max(KS))
+
+
+@dataclass
+class Case:
+    """One dataset: scores on both halves, the held ones also normalised; ``flat`` where they tell nothing apart."""
+
+    candidates: list[Candidate]
+    columns: np.ndarray
+    raw: np.ndarray
+    value: np.ndarray
+    error: np.ndarray
+    seconds: np.ndarray
+    n_splits: int
+    flat: bool
+    held: np.ndarray
 
 
 @dataclass
@@ -75,6 +108,7 @@ def load_worlds(folder: Path, half: int) -> tuple[MetaDataset, list[World]]:
     for column in ("dataset", "group", "task", "family", "config", "config_id", "metric", "status"):
         cells[column] = cells[column].astype(str)
     known = cells["scores"].map(lambda values: values is not None and len(values) > 1)
+    ran = pd.crosstab(cells["dataset"], cells["config_id"]) > 0
     cells = cells[known & (cells["status"] == "ok")].copy()
     values = cells["scores"].map(lambda v: np.asarray(v, dtype=float))
     cells["choose"] = values.map(lambda v: float(np.nanmean(v[half::2])))
@@ -99,7 +133,7 @@ def load_worlds(folder: Path, half: int) -> tuple[MetaDataset, list[World]]:
         n_splits = part.assign(n=part["scores"].map(len)).groupby("dataset")["n"].max()
         spread = tables["score"].max(axis=1) - tables["score"].median(axis=1)
         worlds.append(World(str(task), metric, tables["choose"], tables["held"], tables["error"], spread,
-                            tables["seconds"], n_splits, candidates))  # fmt: skip
+                            tables["seconds"], n_splits, candidates, ran.loc[tables["choose"].index, ids]))  # fmt: skip
     return meta, worlds
 
 
@@ -109,10 +143,14 @@ def normalised(held: np.ndarray, spread: float) -> np.ndarray:
 
 
 def training_table(world: World, datasets: list[str]) -> np.ndarray:
+    """Normalised scores for the portfolio: failures count as the floor, what was not run as its candidate's mean."""
     rows = [d for d in world.choose.index if d in set(datasets)]
     raw = world.choose.loc[rows].to_numpy()
     middle, best = np.nanmedian(raw, axis=1, keepdims=True), np.nanmax(raw, axis=1, keepdims=True)
-    return np.clip((raw - middle) / np.maximum(best - middle, 1e-9), -1.0, None)
+    table = np.clip((raw - middle) / np.maximum(best - middle, 1e-9), -1.0, None)
+    table[np.isnan(table) & world.ran.loc[rows].to_numpy()] = FLOOR
+    means = np.array([column[np.isfinite(column)].mean() if np.isfinite(column).any() else 0.0 for column in table.T])
+    return np.where(np.isfinite(table), table, means)
 
 
 def believed(
@@ -176,22 +214,21 @@ def full_trust(model: MetaModel, metric: str) -> MetaModel:
 
 
 def forecasts(
-    belief: Belief, features: pd.Series, world: World, name: str, train: MetaDataset, table: np.ndarray
+    belief: Belief, features: pd.Series, world: World, case: Case, train: MetaDataset, table: np.ndarray
 ) -> dict[str, float]:
     """How the forecasts before any trial compare with what was measured."""
-    raw, held = world.choose.loc[name].to_numpy(), world.score.loc[name].to_numpy()
-    known = np.isfinite(raw)
+    known = np.isfinite(case.raw)
     unit = 10.0 ** features["constant_log_rmse"] if world.task == "regression" else 1.0
-    family = np.array([c.family for c in world.candidates])
-    best_family = family[int(np.nanargmax(raw))]
+    family = np.array([c.family for c in case.candidates])
+    best_family = family[int(np.nanargmax(case.raw))]
     by_belief = list(dict.fromkeys(family[np.argsort(-belief.mean)]))
     scores = train.score_table(world.metric).mean(axis=0)  # in units of the constant predictor for regression
-    average = unit * np.array([scores.get(candidate_key(c.family, c.config), np.nan) for c in world.candidates])
-    means = pd.Series(np.nanmean(table, axis=0)).groupby(family).max().sort_values(ascending=False)
+    average = unit * np.array([scores.get(candidate_key(c.family, c.config), np.nan) for c in case.candidates])
+    means = pd.Series(table.mean(axis=0)[case.columns]).groupby(family).max().sort_values(ascending=False)
     return {
-        "absolute_error": float(np.mean(np.abs(belief.mean - raw)[known])) / unit,
-        "absolute_error_of_mean": float(np.mean(np.abs(average - raw)[known])) / unit,
-        "sampling_error": float(np.mean(np.abs(held - raw)[known])) / unit,
+        "absolute_error": float(np.mean(np.abs(belief.mean - case.raw)[known])) / unit,
+        "absolute_error_of_mean": float(np.nanmean(np.abs(average - case.raw)[known])) / unit,
+        "sampling_error": float(np.mean(np.abs(case.held - case.raw)[known])) / unit,
         "trust": belief.prior.trust,
         "novelty": belief.prior.novelty,
         "family_top3": float(best_family in by_belief[:3]),
@@ -216,41 +253,34 @@ def run(
         start_of_fold = len(outcomes)
         for world in worlds:
             table = training_table(world, list(train.datasets))
-            portfolio = greedy_portfolio(np.nan_to_num(table, nan=FLOOR), max(KS))
-            single = int(np.nanmean(np.where(np.isfinite(table), table, -1.0), axis=0).argmax())
-            for name in (d for d in test.datasets if d in world.choose.index):
-                raw, held = world.choose.loc[name].to_numpy(), world.score.loc[name].to_numpy()
-                error, features = world.error.loc[name].to_numpy(), meta.meta_features.loc[name]
-                spread = float(world.spread[name])
-                value = normalised(held, spread)
-                seconds = world.seconds.loc[name].to_numpy()
-                belief = same_machine(model.belief(features, world.candidates, metric=world.metric))
-                rules = {"n_splits": int(world.n_splits[name]), "limit": limit}
-                order, judgements = believed(belief, raw, error, seconds=seconds, **rules)
+            names = [d for d in test.datasets if d in world.choose.index]
+            for name in names:
+                case, features = world.case(name), meta.meta_features.loc[name]
+                portfolio = world.portfolio(table, case)
+                rules = {"n_splits": case.n_splits, "limit": limit}
+                belief = same_machine(model.belief(features, case.candidates, metric=world.metric))
+                order, judgements = believed(belief, case.raw, case.error, seconds=case.seconds, **rules)
+                single = case.value[portfolio[0]]
                 curves = {
-                    "portfolio": incumbent_curve(portfolio, raw, value).tolist(),
-                    "belief": incumbent_curve(order, raw, value).tolist(),
-                    "oracle": [float(value[int(np.nanargmax(raw))])] * max(KS),
-                    "single": [float(value[single]) if np.isfinite(value[single]) else -1.0] * max(KS),
+                    "portfolio": incumbent_curve(portfolio, case.raw, case.value).tolist(),
+                    "belief": incumbent_curve(order, case.raw, case.value).tolist(),
+                    "oracle": [float(case.value[int(np.nanargmax(case.raw))])] * max(KS),
+                    "single": [float(single) if np.isfinite(single) else FLOOR] * max(KS),
                 }
                 if plain is not None:
-                    start = plain.belief(blind_features(features), world.candidates, metric=world.metric)
-                    order, _ = believed(same_machine(start), raw, error, **rules)
-                    curves["belief, no meta-features"] = incumbent_curve(order, raw, value).tolist()
-                facts = judgements | forecasts(belief, features, world, name, train, table)
-                flat = bool(spread < 2 * np.nanmedian(error) / np.sqrt(2))
+                    start = plain.belief(blind_features(features), case.candidates, metric=world.metric)
+                    order, _ = believed(same_machine(start), case.raw, case.error, **rules)
+                    curves["belief, no meta-features"] = incumbent_curve(order, case.raw, case.value).tolist()
+                facts = judgements | forecasts(belief, features, world, case, train, table)
                 outcomes.append(
-                    Outcome(name, str(meta.groups[name]), world.task, sources.get(name, ""), flat, curves, facts)
+                    Outcome(name, str(meta.groups[name]), world.task, sources.get(name, ""), case.flat, curves, facts)
                 )
             trusting = full_trust(model, world.metric)
             for outcome in [o for o in outcomes[start_of_fold:] if o.task == world.task]:
-                row = (world.choose.loc[outcome.dataset].to_numpy(), world.error.loc[outcome.dataset].to_numpy())
-                rules = {"n_splits": int(world.n_splits[outcome.dataset]), "limit": limit}
-                value = normalised(world.score.loc[outcome.dataset].to_numpy(), float(world.spread[outcome.dataset]))
-                start = trusting.belief(meta.meta_features.loc[outcome.dataset], world.candidates, metric=world.metric)
-                outcome.curves["belief, full trust"] = incumbent_curve(
-                    believed(same_machine(start), *row, **rules)[0], row[0], value
-                ).tolist()
+                case = world.case(outcome.dataset)
+                start = trusting.belief(meta.meta_features.loc[outcome.dataset], case.candidates, metric=world.metric)
+                order, _ = believed(same_machine(start), case.raw, case.error, n_splits=case.n_splits, limit=limit)
+                outcome.curves["belief, full trust"] = incumbent_curve(order, case.raw, case.value).tolist()
     return outcomes
 
 
