@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import lightgbm
+    import xgboost
 
 Matrix = NDArray[np.float32]
 _MANY_ROWS = 2_000
 
 
-class FrozenLightGBM:
+class _Text:
+    """A model as text. The library reads it on first use: most models of a search are stored and never used."""
+
+    def __init__(self, text: str, classes: NDArray[Any] | None) -> None:
+        self.text = text
+        if classes is not None:
+            self.classes_ = np.asarray(classes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name in {"text", "classes_"}}
+
+
+class FrozenLightGBM(_Text):
     """A LightGBM model as its own text format.
 
     Parameters
@@ -22,13 +39,12 @@ class FrozenLightGBM:
         ``None`` for regression.
     """
 
-    def __init__(self, text: str, classes: NDArray[Any] | None) -> None:
+    @cached_property
+    def booster(self) -> lightgbm.Booster:
+        """The model as LightGBM knows it."""
         from lightgbm import Booster
 
-        self.text = text
-        self.booster = Booster(model_str=text)
-        if classes is not None:
-            self.classes_ = np.asarray(classes)
+        return Booster(model_str=self.text)
 
     def _outputs(self, X: Matrix) -> NDArray[np.float64]:
         # Waking threads takes longer than one row; rows never share a sum, so threads change no bit.
@@ -45,7 +61,7 @@ class FrozenLightGBM:
         return self._outputs(X)
 
 
-class FrozenXGBoost:
+class FrozenXGBoost(_Text):
     """An XGBoost model as its own JSON.
 
     Parameters
@@ -56,15 +72,16 @@ class FrozenXGBoost:
         ``None`` for regression.
     """
 
-    def __init__(self, text: str, classes: NDArray[Any] | None) -> None:
+    _n_threads = -1
+
+    @cached_property
+    def booster(self) -> xgboost.Booster:
+        """The model as XGBoost knows it."""
         from xgboost import Booster
 
-        self.text = text
-        self.booster = Booster()
-        self.booster.load_model(bytearray(text.encode()))
-        self._n_threads = -1
-        if classes is not None:
-            self.classes_ = np.asarray(classes)
+        booster = Booster()
+        booster.load_model(bytearray(self.text.encode()))
+        return booster
 
     def _outputs(self, X: Matrix) -> NDArray[np.float64]:
         n_threads = 1 if len(X) < _MANY_ROWS else 0

@@ -106,13 +106,17 @@ def _write_xgboost(model: FrozenXGBoost, trusted: Sequence[str]) -> Files:
 def _read_lightgbm(files: Files, trusted: Sequence[str]) -> FrozenLightGBM:
     text = files["txt"].decode()
     check_lightgbm(text)
-    return FrozenLightGBM(text, from_files(files)["classes"])
+    model = FrozenLightGBM(text, from_files(files)["classes"])
+    _ = model.booster  # a broken text is an error of loading, not of the first prediction
+    return model
 
 
 def _read_xgboost(files: Files, trusted: Sequence[str]) -> FrozenXGBoost:
     text = files["xgboost"].decode()
     check_xgboost(text)
-    return FrozenXGBoost(text, from_files(files)["classes"])
+    model = FrozenXGBoost(text, from_files(files)["classes"])
+    _ = model.booster  # a broken text is an error of loading, not of the first prediction
+    return model
 
 
 def _write_catboost(model: Any, trusted: Sequence[str]) -> Files:
