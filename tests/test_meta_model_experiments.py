@@ -21,7 +21,7 @@ def corpus(tmp_path_factory):
         task = list(TASKS)[d % 2]
         x = rng.uniform()
         features.append({"dataset": f"d{d}", "task": task, "x": x, "landmark_linear": x + 0.1 * rng.normal()})
-        features[-1] |= {"constant_log_rmse": 0.0} if task == "regression" else {}
+        features[-1] |= {"constant_log_rmse": 0.0} if task == "regression" else {"constant_log_loss": 0.7}
         for c, (family, strength) in enumerate(CONFIGS):
             if (d, c) == MISSING:
                 continue
@@ -29,7 +29,8 @@ def corpus(tmp_path_factory):
             late = (d, c) == LATE
             cells.append({
                 "dataset": f"d{d}", "group": f"g{d}", "task": task, "family": family,
-                "config": json.dumps({"strength": strength}), "config_id": f"c{c:02d}", "seed": 0, "metric": TASKS[task],
+                "config": json.dumps({"strength": strength}), "config_id": f"c{c:02d}", "seed": 0,
+                "metric": TASKS[task],
                 "score": np.nan if late else scores.mean(), "standard_error": np.nan if late else 0.004,
                 "scores": [] if late else list(scores), "seconds": 10.0 if late else 0.1 * (c + 1),
                 "status": "timeout" if late else "ok",
@@ -90,3 +91,19 @@ def test_ablations_take_away_what_they_say(load_experiment, corpus, own_corpus, 
     assert ablations.table(report).count("\n") == len(report) + 1
     fewer = ablations.some_groups(meta, 1 / 4, 0)
     assert len(fewer.datasets) == 8
+
+
+def test_settings_are_judged_between_the_best_and_the_constant(load_experiment, corpus, own_corpus, monkeypatch):
+    monkeypatch.syspath_prepend(str(own_corpus.HERE))
+    study = load_experiment("meta_model/neural_settings.py")
+    monkeypatch.setattr(study, "NEURAL", ("linear", "knn"))
+    monkeypatch.setattr(study, "SETTINGS", ("strength",))
+    meta, worlds = own_corpus.load_worlds(corpus, 0)
+    assert {len(part) for part in study.choices(worlds[0].candidates)["strength alone"]} == {6}
+    rows = list(study.run(meta, worlds, n_folds=2, seed=0))
+    assert len({row["dataset"] for row in rows}) == N_DATASETS
+    assert sum(row["among"] == "strength alone" for row in rows) == 2 * N_DATASETS
+    report = study.summarise(rows)
+    whole = report["all neural candidates"]["loss"]
+    assert -0.05 < whole["predicted"][0] < whole["fixed"][0] < whole["random"][0]
+    assert study.table(report).count("\n") == len(report) + 1

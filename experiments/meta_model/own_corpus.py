@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,13 @@ class Outcome:
     facts: dict[str, float] = field(default_factory=dict)
 
 
-def load_worlds(folder: Path, half: int) -> tuple[MetaDataset, list[World]]:
-    """The corpus as training data, with scores of the choosing half (0 or 1), and the table of each task."""
+def load_worlds(
+    folder: Path, half: int, metrics: Mapping[TaskType, str] | None = None
+) -> tuple[MetaDataset, list[World]]:
+    """The corpus as training data, with scores of the choosing half (0 or 1), and the table of each task.
+
+    ``metrics`` names the metric of each task; by default the task's own default.
+    """
     cells = pd.read_parquet(folder / "evaluations.parquet")
     for column in ("dataset", "group", "task", "family", "config", "config_id", "metric", "status"):
         cells[column] = cells[column].astype(str)
@@ -119,7 +125,7 @@ def load_worlds(folder: Path, half: int) -> tuple[MetaDataset, list[World]]:
     meta = MetaDataset.from_frames(training.drop(columns=["choose", "held", "error", "scores"]), meta_features)
     worlds = []
     for task in TaskType:
-        metric = task_metrics(task)[0].name
+        metric = task_metrics(task)[0].name if metrics is None else metrics[task]
         part = cells[(cells["task"] == str(task)) & (cells["metric"] == metric)]
         if part["dataset"].nunique() < 10:
             continue
