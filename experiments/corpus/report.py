@@ -25,12 +25,16 @@ from autometa.metrics import task_metrics
 HERE = Path(__file__).parent
 CORPUS = HERE.parent.parent / "autometa" / "pretrained" / "corpus"
 KS = (1, 3, 5, 10, 20)
+EVERYWHERE = 0.9
+"""Candidates that fewer of the datasets have belong to a supplement, which this report leaves out."""
 TEXTS = ("dataset", "group", "task", "family", "config_id", "metric", "status", "config")
 
 
 def read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """Card, long table of evaluations, table of datasets."""
     rows = pd.read_parquet(folder / "evaluations.parquet").astype(dict.fromkeys(TEXTS, str))
+    n_datasets = rows.groupby("config_id")["dataset"].nunique()
+    rows = rows[rows["config_id"].isin(n_datasets.index[n_datasets >= EVERYWHERE * rows["dataset"].nunique()])]
     datasets = pd.read_parquet(folder / "datasets.parquet").set_index("name")
     datasets["source"] = datasets["source"].str.split(":").str[:2].str.join(":")  # the repository, without the file
     return json.loads((folder / "card.json").read_text()), rows, datasets
@@ -163,7 +167,8 @@ def main() -> None:
     default = {str(task): task_metrics(task)[0].name for task in TaskType}
     cells = rows[rows["metric"] == rows["task"].map(default)].drop_duplicates(["dataset", "config_id", "seed"])
     report = {
-        **{k: card[k] for k in ("n_datasets", "n_groups", "n_candidates", "core_hours", "from", "to")},
+        **{k: card[k] for k in ("n_datasets", "n_groups", "core_hours", "from", "to")},
+        "n_candidates": int(rows["config_id"].nunique()),
         "tasks": datasets["task"].astype(str).value_counts().to_dict(),
         "sources": datasets["source"].astype(str).value_counts().to_dict(),
         "status": cells["status"].value_counts().to_dict(),
