@@ -59,6 +59,17 @@ def test_a_belief_uses_its_calibration_and_reaches_further_down_where_candidates
     assert wide_low[1] - 0.7 == pytest.approx(2 * np.sqrt(10) * (low[1] - 0.7), rel=0.02)
 
 
+def test_a_probed_belief_has_quantiles_of_its_own_and_else_those_of_one_trial() -> None:
+    z = ndtri(PROBABILITIES)
+    plain = Calibration((0, 1), np.stack([z, 3 * z]))
+    probed = replace(plain, probed=Calibration((0,), 5 * z[None]))
+    width = plain.ends(0.8, 0)[1]
+    assert plain.ends(0.8, 0, probed=True)[1] == pytest.approx(3 * width)
+    assert probed.ends(0.8, 0, probed=True)[1] == pytest.approx(5 * width)
+    assert probed.ends(0.8, 0)[1] == pytest.approx(width)
+    assert Calibration.from_spec(probed.spec).ends(0.8, 0, probed=True)[1] == pytest.approx(5 * width, rel=1e-3)
+
+
 def test_novelty_is_a_percentile() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 6))

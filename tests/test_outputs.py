@@ -186,6 +186,28 @@ def test_scores_in_another_output_inform_on_datasets_never_seen(corpus, model, o
     assert np.mean(with_it) < 0.7 * np.mean(without)
 
 
+def test_intervals_after_probes_are_calibrated_by_rehearsals_that_probed(corpus) -> None:
+    train = corpus.subset(corpus.datasets[:40])
+    model = train_meta_model(train, options=TrainingOptions(learners=(), n_rehearsals=3))
+    few, first = corpus.score_table("main", train_rows=128), corpus.score_table("main")
+    candidates = [corpus.candidates[key] for key in first.columns]
+    covered, covered_before = [], []
+    for name in corpus.datasets[40:]:
+        belief = model.belief(corpus.meta_features.loc[name], candidates, metric="main")
+        truth = first.loc[name].to_numpy()
+        for i in range(0, 12, 4):
+            belief = belief.observe(i, float(few.loc[name].iloc[i]), output=TrainRows(128))
+        assert belief.prior.calibration.probed is not None
+        before = replace(belief.prior.calibration, probed=None)
+        for found, one in (
+            (covered, belief),
+            (covered_before, replace(belief, prior=replace(belief.prior, calibration=before))),
+        ):
+            low, high = one.interval(0.8)
+            found.append(np.mean((truth >= low) & (truth <= high)))
+    assert abs(np.mean(covered) - 0.8) <= max(0.12, abs(np.mean(covered_before) - 0.8))
+
+
 def test_a_saved_model_keeps_its_outputs_and_one_without_holds_none(corpus, model, tmp_path: Path) -> None:
     again = MetaModel.load(model.save(tmp_path / "two"))
     candidate = [Candidate("knn", {"k": 3})]

@@ -223,8 +223,7 @@ class Belief:
         brings a calibration.
         """
         n_seen = len(self.tried) + len(self.failed)
-        # Scores in auxiliary outputs tell level and scale of the dataset, as a first trial does.
-        low, high = _ends(level, self.prior.calibration, max(n_seen, min(len(self.hints), 1)))
+        low, high = _ends(level, self.prior.calibration, n_seen, probed=bool(self.hints))
         return self.mean + low * self.downside, self.mean + high * self.std
 
     @property
@@ -281,11 +280,11 @@ class Belief:
         return mean, np.sqrt(np.maximum(variance - np.einsum("cn,nc->c", cross, gain), _TINY))
 
 
-def _ends(level: float, calibration: Calibration | None, n_trials: int) -> tuple[float, float]:
+def _ends(level: float, calibration: Calibration | None, n_trials: int, *, probed: bool = False) -> tuple[float, float]:
     """Ends of the central interval in standard deviations from the mean."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1. Got {level} instead.")
     if calibration is not None:
-        return calibration.ends(level, n_trials)
+        return calibration.ends(level, n_trials, probed=probed)
     width = float(ndtri(0.5 + level / 2))
     return -width, width

@@ -31,6 +31,8 @@ class Calibration:
     stages : tuple of int
         Numbers of trials, ascending; between them quantiles are interpolated, after the last they stay.
     quantiles : ndarray of shape (n_stages, len(PROBABILITIES))
+    probed : Calibration or None
+        Of a belief that has also seen scores after training on few rows; ``None``: not known.
 
     Examples
     --------
@@ -41,16 +43,19 @@ class Calibration:
 
     stages: tuple[int, ...]
     quantiles: Floats
+    probed: Calibration | None = None
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Calibration:
         """What :attr:`spec` wrote."""
-        return cls(tuple(spec["stages"]), np.array(spec["quantiles"], dtype=float))
+        probed = cls.from_spec(spec["probed"]) if "probed" in spec else None
+        return cls(tuple(spec["stages"]), np.array(spec["quantiles"], dtype=float), probed)
 
     @property
     def spec(self) -> dict[str, Any]:
         """As JSON."""
-        return {"stages": list(self.stages), "quantiles": self.quantiles.round(3).tolist()}
+        probed = {} if self.probed is None else {"probed": self.probed.spec}
+        return {"stages": list(self.stages), "quantiles": self.quantiles.round(3).tolist(), **probed}
 
     def quantile(self, probability: float, n_trials: int) -> float:
         """Quantile of the standardised error; beyond the outermost kept ones they grow as a Gaussian's do."""
@@ -62,8 +67,11 @@ class Calibration:
             return inside * max(z / float(edge), 1.0)
         return inside
 
-    def ends(self, level: float, n_trials: int) -> tuple[float, float]:
+    def ends(self, level: float, n_trials: int, *, probed: bool = False) -> tuple[float, float]:
         """Lower and upper end of the central interval in standard deviations from the mean, which lies inside."""
+        if probed and self.probed is not None:
+            return self.probed.ends(level, n_trials)
+        n_trials = max(n_trials, int(probed))  # few rows tell level and scale of the dataset, as a first trial does
         tail = 0.5 * (1 - level)
         return min(self.quantile(tail, n_trials), 0.0), max(self.quantile(1 - tail, n_trials), 0.0)
 

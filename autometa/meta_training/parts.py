@@ -206,10 +206,7 @@ def learn(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> Par
 
 
 def with_relations(parts: Parts, meta_dataset: MetaDataset) -> Parts:
-    """With the auxiliary outputs of each metric: the other metrics, and the same metric on fewer training rows.
-
-    Rehearsals do without.
-    """
+    """With the auxiliary outputs of each metric: the other metrics, and the same metric on fewer training rows."""
     (pool, keys), tasks, result = _pool(meta_dataset), parts.tasks, {}
     for metric, table in parts.tables.items():
         others = {name: other for name, other in parts.tables.items() if name != metric}

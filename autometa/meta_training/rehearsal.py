@@ -20,8 +20,9 @@ from autometa.meta_dataset import MetaDataset, candidate_key
 from autometa.meta_model import Belief, MetaModel
 from autometa.meta_model.calibration import Calibration, conformal_quantiles
 from autometa.meta_model.heads import fade
+from autometa.meta_model.outputs import TrainRows, output_name
 from autometa.meta_model.priors import Floats
-from autometa.meta_training.parts import Caution, Parts, TrainingOptions, learn, task_names
+from autometa.meta_training.parts import Caution, Parts, TrainingOptions, learn, task_names, with_relations
 
 STAGES = (0, 1, 4)
 """Numbers of trials at which intervals are calibrated."""
@@ -75,7 +76,7 @@ def rehearse(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> 
     options = replace(options, n_trees=min(options.n_trees, _N_TREES), n_folds=min(options.n_folds, _N_FOLDS))
     acts: list[tuple[Parts, MetaDataset]] = []
     for train, test in meta_dataset.split_by_group(options.n_rehearsals, seed=seed + 1):
-        acts.append((learn(train, seed, options), test))
+        acts.append((with_relations(learn(train, seed, options), train), test))
     cases = [_case(act) for parts, test in acts for act in _acts(parts, test, Caution(), first_only=True)]
     single, lasting = _shrink(cases, "choice"), _shrink(cases, "search")
     threshold = _threshold(cases, single)
@@ -192,13 +193,18 @@ def _threshold(cases: Sequence[Case], shrink: Mapping[str, float]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Act:
-    """What one dataset of a rehearsal measured, and what was believed of it before: arrays over its candidates."""
+    """What one dataset of a rehearsal measured, and what was believed of it before: arrays over its candidates.
+
+    ``few`` (n,) holds scores after training on ``few_rows`` rows, NaN where there are none.
+    """
 
     belief: Belief
     portfolio: Floats
     raw: Floats
     error: Floats
     seconds: Floats
+    few: Floats
+    few_rows: int
     metric: str
     task: str
     group: str
@@ -213,15 +219,19 @@ def _acts(parts: Parts, test: MetaDataset, caution: Caution, *, first_only: bool
     timed: set[str] = set()
     for metric in [m for m in test.metrics if m in model.metrics]:
         scores, errors = _measured(test, metric, model)
+        few = {n: test.score_table(metric, train_rows=n).reindex(scores.index, columns=scores.columns)
+               for n in test.train_sizes(metric)}  # fmt: skip
         for name in [n for n in scores.index if not (first_only and n in timed)]:
             raw, features = scores.loc[name].to_numpy(), test.meta_features.loc[name]
             known = np.flatnonzero(np.isfinite(raw))
             candidates = [everyone[i] for i in known]
             times = seconds.loc[name].to_numpy()[known]
+            n_rows = max((n for n, table in few.items() if table.loc[name].notna().any()), default=0)
+            few_scores = few[n_rows].loc[name].to_numpy()[known] if n_rows else np.full_like(times, np.nan)
             yield _Act(
                 model.belief(features, candidates, metric), model.forecast(features, candidates, metric, trust=0.0),
                 raw[known], errors.loc[name].to_numpy()[known],
-                np.full_like(times, np.nan) if name in timed else times,
+                np.full_like(times, np.nan) if name in timed else times, few_scores, n_rows,
                 metric, tasks[name], str(test.groups[name]),
             )  # fmt: skip
             timed.add(name)
@@ -260,13 +270,30 @@ def _noise_shares(told: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _errors(parts: Parts, test: MetaDataset, caution: Caution) -> pd.DataFrame:
-    """Standardised errors of the candidates not tried yet, after each stage; metric ``""`` is log-seconds."""
+    """Standardised errors of the candidates not tried yet, after each stage; metric ``""`` is log-seconds.
+
+    Once as they are and, where there are scores after training on few rows, once ``probed`` by them.
+    """
     frames = []
     for act in _acts(parts, test, caution):
-        found = _stage_errors(act)
-        names = found["metric"].map({True: act.metric, False: ""})
-        frames.append(found.assign(metric=names, task=act.task, group=act.group))
+        found = [_stage_errors(act).assign(probed=False)]
+        if (probed := _probed(act)) is not None:
+            again = _stage_errors(probed).assign(probed=True)
+            found.append(again[again["metric"]])
+        for part in found:
+            names = part["metric"].map({True: act.metric, False: ""})
+            frames.append(part.assign(metric=names, task=act.task, group=act.group))
     return pd.concat(frames, ignore_index=True)
+
+
+def _probed(act: _Act) -> _Act | None:
+    """The same after its scores on few rows; ``None`` where there are none that the belief can take."""
+    belief = act.belief
+    if not act.few_rows or output_name(TrainRows(act.few_rows)) not in belief.outputs:
+        return None
+    for index in np.flatnonzero(np.isfinite(act.few)):
+        belief = belief.observe(int(index), float(act.few[index]), output=TrainRows(act.few_rows))
+    return replace(act, belief=belief)
 
 
 def _stage_errors(act: _Act) -> pd.DataFrame:
@@ -298,19 +325,28 @@ def _tried(belief: Belief, act: _Act) -> Belief:
 
 def _by_task(errors: pd.DataFrame, *, by_task: bool = True) -> dict[str, Any]:
     """Calibrations of all tasks together (``""``) and of each task with enough groups."""
-    result = {"": _calibrate(errors)}
+    everyone = _calibration(errors)
+    result = {"": everyone.spec}
     for task, part in errors.groupby("task") if by_task else ():
         if part["group"].nunique() >= _MIN_GROUPS and str(task):
-            result[str(task)] = _calibrate(part)
+            own = _calibration(part)
+            result[str(task)] = replace(own, probed=own.probed or everyone.probed).spec
     return result
 
 
-def _calibrate(errors: pd.DataFrame) -> dict[str, Any]:
+def _calibration(errors: pd.DataFrame) -> Calibration:
+    """Quantiles at each stage; those of probed beliefs where there are enough groups."""
+    probed = errors[errors["probed"]]
+    known = _quantiles(probed) if probed["group"].nunique() >= _MIN_GROUPS else None
+    return replace(_quantiles(errors[~errors["probed"]]), probed=known)
+
+
+def _quantiles(errors: pd.DataFrame) -> Calibration:
     stages, rows = [], []
     for stage, part in errors.groupby("stage"):
         stages.append(int(str(stage)))
         rows.append(conformal_quantiles(part["z"].to_numpy(), part["group"].to_numpy()))
-    return Calibration(tuple(stages), np.array(rows)).spec
+    return Calibration(tuple(stages), np.array(rows))
 
 
 def _gain_report(cases: Sequence[Case], kind: str) -> dict[str, Any]:

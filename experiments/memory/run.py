@@ -42,7 +42,7 @@ from autometa.meta_training.memory import MemoryOptions, train_memory
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "meta_model"))
 from external import load, normalise  # noqa: E402
-from own_corpus import CORPUS, World, load_worlds, normalised  # noqa: E402
+from own_corpus import CORPUS, World, load_worlds  # noqa: E402
 
 LEARNERS = {"ridge": ("ridge",), "ridge+forest": ("ridge", "forest")}
 KS = (1, 3, 5, 10)
@@ -170,18 +170,18 @@ def world_rows(
 ) -> Iterator[Row]:
     """One row per test dataset of a task that is not flat, and way to believe."""
     for name in (d for d in test.datasets if d in world.choose.index):
-        raw, error = world.choose.loc[name].to_numpy(), world.error.loc[name].to_numpy()
-        if world.spread[name] < 2 * np.nanmedian(error) / np.sqrt(2):
+        case = world.case(name)
+        if case.flat:
             continue
-        truth = normalised(world.score.loc[name].to_numpy(), float(world.spread[name]))
         features = meta.meta_features.loc[name]
         for way, memory in ways.items():
             belief = recall(
-                memory, model, meta_features=features, candidates=world.candidates, metric=world.metric
+                memory, model, meta_features=features, candidates=case.candidates, metric=world.metric
             )  # fmt: skip
-            path = incumbent_curve(try_candidates(belief, raw, error), raw, truth)
+            path = incumbent_curve(try_candidates(belief, case.raw, case.error), case.raw, case.value)
             yield {
-                "group": str(meta.groups[name]), "dataset": name, "way": way, "error": normalised_error(belief, truth),
+                "group": str(meta.groups[name]), "dataset": name, "way": way,
+                "error": normalised_error(belief, case.value),
                 "path": path,
             }  # fmt: skip
 

@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import torch
-from own_corpus import CORPUS, KS, World, interval, load_worlds, normalised
+from own_corpus import CORPUS, KS, World, interval, load_worlds
 
 from autometa.experiment.simulation import incumbent_curve
 from autometa.meta_dataset import SMALL_ROWS, MetaDataset, candidate_key
@@ -143,17 +143,19 @@ def rows(corpus: Path, n_folds: int, halves: int, models: Path | None) -> Iterat
             for world in worlds:
                 tables = outputs_of(meta, world)
                 for name in (d for d in test.datasets if d in world.choose.index):
-                    raw, error = world.choose.loc[name].to_numpy(), world.error.loc[name].to_numpy()
-                    spread = float(world.spread[name])
-                    if spread < 2 * np.nanmedian(error) / np.sqrt(2):
+                    case = world.case(name)
+                    if case.flat:
                         continue
-                    value = normalised(world.score.loc[name].to_numpy(), spread)
+                    raw, error, value, spread = case.raw, case.error, case.value, float(world.spread[name])
                     scores = {
-                        output: (values.loc[name].to_numpy(), errors.reindex(values.index).loc[name].to_numpy())
+                        output: (
+                            values.loc[name].to_numpy()[case.columns],
+                            errors.reindex(values.index).loc[name].to_numpy()[case.columns],
+                        )
                         for output, (values, errors) in tables.items()
                         if name in values.index
                     }
-                    start = model.belief(meta.meta_features.loc[name], world.candidates, metric=world.metric)
+                    start = model.belief(meta.meta_features.loc[name], case.candidates, metric=world.metric)
                     for way, belief, names in ways(start, scores):
                         order, third = search(belief, raw, error, scores=scores, names=names)
                         rest = np.setdiff1d(np.flatnonzero(np.isfinite(raw)), order[:3])
