@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types imports docs clean
+.PHONY: demo test lint types imports docs pretrained clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -24,6 +24,16 @@ imports: $(STAMP)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Corpus and meta-model of the measured rows in experiments/corpus. Needs AUTOMETA_DATA=<folder of tables> for the groups.
+CORPUS := autometa/pretrained/corpus
+pretrained: $(STAMP)
+	rm -rf build/births
+	$(BIN)/python -m autometa.experiment collect experiments/corpus/core.toml $(CORPUS) --min-coverage 0.95
+	$(BIN)/python -m autometa.experiment collect experiments/corpus/small_rows.toml $(CORPUS)
+	$(BIN)/python -m autometa.experiment collect experiments/corpus/births.toml build/births
+	$(BIN)/python -m autometa.experiment join $(CORPUS) build/births $(CORPUS)
+	OMP_NUM_THREADS=1 $(BIN)/autometa meta-train $(CORPUS) -o autometa/pretrained/meta_model
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -290,6 +290,13 @@ def test_the_second_wave_crosses_nets_and_is_disjoint_from_the_first():
     assert share == pytest.approx(0.4, abs=0.01)
 
 
+def test_what_ships_is_a_part_of_the_first_wave():
+    core, first = (load_study(CORPUS / name) for name in ("core.toml", "config.toml"))
+    assert {config_id(c) for c in core.candidates} < {config_id(c) for c in first.candidates}
+    assert (core.shards, core.measure) == (first.shards, first.measure)
+    assert core.collection == first.collection
+
+
 @pytest.mark.parametrize(("name", "n_candidates"), [("small_rows.toml", 8), ("large_rows.toml", 10)])
 def test_other_fidelities_measure_candidates_of_the_first_wave(name, n_candidates):
     first, other = load_study(CORPUS / "config.toml"), load_study(CORPUS / name)
