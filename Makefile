@@ -25,7 +25,7 @@ imports: $(STAMP)
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Corpus and meta-model of the measured rows in experiments/corpus. Needs AUTOMETA_DATA=<folder of tables> for the groups.
+# Corpus and meta-model of the measured rows in experiments/corpus, in a few minutes.
 CORPUS := autometa/pretrained/corpus
 pretrained: $(STAMP)
 	rm -rf build/births
