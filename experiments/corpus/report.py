@@ -26,15 +26,16 @@ HERE = Path(__file__).parent
 CORPUS = HERE.parent.parent / "autometa" / "pretrained" / "corpus"
 KS = (1, 3, 5, 10, 20)
 EVERYWHERE = 0.9
-"""Candidates that fewer of the datasets have belong to a supplement, which this report leaves out."""
+"""Candidates that fewer of a task's datasets have belong to a supplement, which this report leaves out."""
 TEXTS = ("dataset", "group", "task", "family", "config_id", "metric", "status", "config")
 
 
 def read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """Card, long table of evaluations, table of datasets."""
     rows = pd.read_parquet(folder / "evaluations.parquet").astype(dict.fromkeys(TEXTS, str))
-    n_datasets = rows.groupby("config_id")["dataset"].nunique()
-    rows = rows[rows["config_id"].isin(n_datasets.index[n_datasets >= EVERYWHERE * rows["dataset"].nunique()])]
+    share = rows.groupby(["config_id", "task"])["dataset"].nunique() / rows.groupby("task")["dataset"].nunique()
+    whole = share.groupby("config_id").max() >= EVERYWHERE
+    rows = rows[rows["config_id"].isin(whole.index[whole])]
     datasets = pd.read_parquet(folder / "datasets.parquet").set_index("name")
     datasets["source"] = datasets["source"].str.split(":").str[:2].str.join(":")  # the repository, without the file
     return json.loads((folder / "card.json").read_text()), rows, datasets
