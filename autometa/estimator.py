@@ -21,7 +21,7 @@ from autometa.data import Dataset, TaskType, as_frame
 from autometa.evaluation import Evaluator
 from autometa.finishing import Finisher, Limits, completed
 from autometa.html import fitted_html
-from autometa.interrupts import terminable, wait_for_first
+from autometa.interrupts import interrupts_deferred, terminable, wait_for_first
 from autometa.metrics import Metric, resolve_metric
 from autometa.opening import (
     FirstModel,
@@ -251,9 +251,10 @@ class _AutoMeta(CallbackSupportMixin, BaseEstimator):
                 earlier=search.result, refit=refit, shared=search.shared,
             )  # fmt: skip
         if ranking is not None:
-            wait_for_first([ranking], 0.0 if self.experience is None else budget.remaining)
-            if ranking.done():
-                search = replace(search, selection=ranking.result())
+            with interrupts_deferred():
+                wait_for_first([ranking], 0.0 if self.experience is None else budget.remaining)
+                if ranking.done():
+                    search = replace(search, selection=ranking.result())
         if self.experience is not None and search.selection.meta_features.values:
             keep_runs(self.experience, dataset, search.selection, result.evaluations)
         finisher = Finisher(evaluator, refitters, metric, budget, self.ensemble, limits, search.first)

@@ -20,7 +20,7 @@ from autometa.data import Dataset, TaskType
 from autometa.family import Candidate, MatrixKind, ModelFamily
 from autometa.fitting import EncodedData, FittedModel
 from autometa.folds import Job, Request, Rival, finished_part, read_models, run_in_worker, run_splits
-from autometa.interrupts import wait_for_first
+from autometa.interrupts import interrupts_deferred, wait_for_first
 from autometa.metrics import Metric, resolve_metric, task_metrics
 from autometa.preprocessing import TableEncoder, encode_dataset
 from autometa.records import Evaluation, Status
@@ -144,13 +144,14 @@ class Evaluator:
 
     def evaluate(self, candidate: Candidate, **options: Any) -> Evaluation:
         """Measure one candidate and wait for it; options as in :meth:`submit`. An interrupt kills its worker."""
-        future = self.submit(candidate, **options)
-        try:
-            wait_for_first([future])
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        with interrupts_deferred():
+            future = self.submit(candidate, **options)
+            try:
+                wait_for_first([future])
+                return future.result()
+            except BaseException:
+                future.cancel()
+                raise
 
     def submit(
         self,

@@ -18,6 +18,7 @@ from autometa.ensembling import choose_temperature, choose_weights
 from autometa.evaluation import Evaluator
 from autometa.fitting import FittedModel
 from autometa.folds import fit_quietly
+from autometa.interrupts import interrupts_deferred
 from autometa.metrics import Metric
 from autometa.opening import FirstModel
 from autometa.polishing import Polisher
@@ -115,11 +116,12 @@ class Finisher:
         ranked = result.usable(self.metric.name)[:MAX_KEPT]
         ledger, end, started = result.ledger, None, self.budget.elapsed
         try:
-            made: dict[str, Member] = {}
-            members, ledger = self._chosen(ranked, ledger, made)
-            if members:
-                end = Finish(tuple(members), ledger, self._temperature(members, ranked))
-                return self._polished(end, ranked, made, self.budget.elapsed - started)
+            with interrupts_deferred():
+                made: dict[str, Member] = {}
+                members, ledger = self._chosen(ranked, ledger, made)
+                if members:
+                    end = Finish(tuple(members), ledger, self._temperature(members, ranked))
+                    return self._polished(end, ranked, made, self.budget.elapsed - started)
         except KeyboardInterrupt:
             if end is not None:
                 return replace(end, ledger=end.ledger.add(self._note("fine_tune", "Interrupted: it is left out.")))

@@ -14,30 +14,58 @@ from typing import Any
 _HEARD_EVERY = 0.1
 
 
+class _Deferral:
+    """What the main thread's blocks of :func:`interrupts_deferred` hold back, and the handler outside of them."""
+
+    depth = 0
+    held: tuple[int, Any] | None = None
+    outside: Any = None
+
+    def hold(self, number: int, frame: Any) -> None:
+        """Keep an interrupt for later; a second one is not kept waiting."""
+        again, self.held = self.held is not None, (signal.SIGINT, frame)
+        if again:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Let what is held be heard now."""
+        if self.held is not None:
+            heard, self.held = self.held, None
+            if not callable(self.outside):
+                raise KeyboardInterrupt
+            self.outside(*heard)
+
+
+_deferral = _Deferral()
+
+
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Hold a SIGINT that arrives inside the block back until its end.
+    """Hold an interrupt that arrives inside the block back until its end, or until :func:`wait_for_first` hears it.
 
-    An exception between any two instructions of :class:`threading.Condition` loses a notification, after which a
-    thread waits for ever. Only the main thread receives signals, so elsewhere this does nothing.
+    An exception between any two instructions of :class:`threading.Condition` loses a notification or leaves a lock
+    behind, after which a thread waits for ever: whoever waits for futures in the main thread does so in such a block.
+    Only the main thread receives signals, so elsewhere this does nothing. A second interrupt is heard at once.
 
     Examples
     --------
     >>> with interrupts_deferred():
     ...     pass
     """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+    if threading.current_thread() is not threading.main_thread() or _deferral.depth:
         yield
         return
-    held: list[tuple[int, Any]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    previous = _deferral.outside = signal.getsignal(signal.SIGINT)
+    _deferral.depth = 1
+    if callable(previous):
+        signal.signal(signal.SIGINT, _deferral.hold)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
-        if held:
-            previous(*held[0])
+        if callable(previous):
+            signal.signal(signal.SIGINT, previous)
+        _deferral.depth = 0
+        _deferral.deliver()
 
 
 @contextlib.contextmanager
@@ -48,9 +76,12 @@ def terminable() -> Iterator[None]:
         return
 
     def interrupt(number: int, frame: Any) -> None:
-        if not callable(signal.getsignal(signal.SIGINT)):
+        if _deferral.depth:
+            _deferral.hold(number, frame)
+        elif callable(signal.getsignal(signal.SIGINT)):
+            signal.raise_signal(signal.SIGINT)
+        else:
             raise KeyboardInterrupt
-        signal.raise_signal(signal.SIGINT)  # whose handler waits where an exception would do harm
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -90,5 +121,7 @@ def wait_for_first(futures: Iterable[Future[Any]], timeout: float | None = None)
         left = max(0.0, end - time.monotonic())
         with interrupts_deferred():
             done, late = wait(futures, timeout=min(_HEARD_EVERY, left), return_when=FIRST_COMPLETED)
+        if threading.current_thread() is threading.main_thread():
+            _deferral.deliver()
         if done or not late or left <= _HEARD_EVERY:
             return done, late

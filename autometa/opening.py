@@ -23,6 +23,7 @@ from autometa.families import resolve_families
 from autometa.families._staged import ROUNDS_AND_RATE
 from autometa.family import Candidate, ModelFamily
 from autometa.fitting import fit_model
+from autometa.interrupts import interrupts_deferred
 from autometa.meta_features import MetaFeatures
 from autometa.metrics import Metric, resolve_metric
 from autometa.predictor import Member
@@ -135,10 +136,11 @@ def in_background(make: Callable[[], Selection], n_rows: int) -> tuple[Future[Se
         else:
             warm.set_exception(error)
 
-    thread = ThreadPoolExecutor(1, thread_name_prefix="autometa-select")
-    selection = thread.submit(make)
-    selection.add_done_callback(hand_on)
-    thread.shutdown(wait=False)
+    with interrupts_deferred():
+        thread = ThreadPoolExecutor(1, thread_name_prefix="autometa-select")
+        selection = thread.submit(make)
+        selection.add_done_callback(hand_on)
+        thread.shutdown(wait=False)
     return selection, warm
 
 

@@ -178,12 +178,13 @@ class WorkerPool:
         WorkerError
             The task failed.
         """
-        future = self.submit(function, *args, time_limit=time_limit)
-        try:
-            wait_for_first([future], time_limit)
-            return future.result(0)
-        finally:
-            future.cancel()
+        with interrupts_deferred():
+            future = self.submit(function, *args, time_limit=time_limit)
+            try:
+                wait_for_first([future], time_limit)
+                return future.result(0)
+            finally:
+                future.cancel()
 
     def warm_up(self, modules: Iterable[str]) -> None:
         """Import further modules in every worker, and in each one that replaces it. Does not wait."""

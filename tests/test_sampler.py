@@ -8,6 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.testing import pytest_samplers as published
 
+from autometa.collection import load_collection
 from autometa.exceptions import LeakageError
 from autometa.family import Candidate, ModelFamily
 from autometa.meta_model.belief import Belief, Covariance, Prior, ScalePrior, SecondsPrior
@@ -467,7 +468,9 @@ def test_a_hit_is_the_first_incumbent_within_one_paired_standard_error(anytime):
     assert judge.gap(far, target)[0] < 0
 
 
-def test_the_study_runs_resumes_and_guards_what_is_not_to_be_seen(anytime, tmp_path, capsys):
+def test_the_study_runs_resumes_and_guards_what_is_not_to_be_seen(anytime, tmp_path, capsys, monkeypatch):
+    iris = next(entry.fingerprint for entry in load_collection("smoke") if entry.name == "iris")
+    monkeypatch.setattr(type(anytime.shipped_meta_model()), "trained_on", frozenset([iris]))
     config = anytime.Config("smoke", ("wine",), 120, ("knn", "naive_bayes"), 4, (0, 1), (2,), (0,), 30.0, tmp_path)
     anytime.run(config)
     shards = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}

@@ -15,7 +15,7 @@ import optuna
 from autometa.evaluation import Evaluator
 from autometa.family import Candidate, ModelFamily
 from autometa.folds import Rival
-from autometa.interrupts import wait_for_first
+from autometa.interrupts import interrupts_deferred, wait_for_first
 from autometa.metrics import Metric
 from autometa.records import Evaluation, Ledger, LedgerEntry, Status
 from autometa.tuning.budget import Budget
@@ -73,7 +73,7 @@ class _Search:
 
     def run(self) -> None:
         try:
-            with self.shared or contextlib.nullcontext():
+            with interrupts_deferred(), self.shared or contextlib.nullcontext():
                 self._search()
         except KeyboardInterrupt:
             self._note("Interrupted: the best model so far is used.")
