@@ -19,6 +19,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from waiting import wait_until
 
 from autometa.collection import Collection, load_collection
 from autometa.data import TaskType
@@ -221,13 +222,6 @@ def test_a_run_that_is_ended_leaves_no_process_behind(tmp_path, number):
     process.send_signal(number)
     process.wait(60)
     wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in family))
-
-
-def wait_until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "It did not come true in time."
-        time.sleep(0.05)
 
 
 def test_a_dask_cluster_that_loses_a_worker_ends_with_each_cell_once(tmp_path):

@@ -21,6 +21,7 @@ import pytest
 from optuna.trial import TrialState
 from sklearn.datasets import load_wine
 from test_tuning import Keeper
+from waiting import wait_until
 
 from autometa import AutoMetaClassifier
 from autometa.data import Dataset
@@ -243,15 +244,8 @@ def fitting(storage, n_trials):
 def only_study(storage):
     """The study in the storage, once it is there."""
     opened = as_storage(storage)
-    wait_until(lambda: optuna.get_all_study_names(opened))
+    wait_until(lambda: optuna.get_all_study_names(opened), 100.0)
     return optuna.load_study(study_name=optuna.get_all_study_names(opened)[0], storage=opened)
-
-
-def wait_until(condition, seconds=100.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "It did not come true in time."
-        time.sleep(0.05)
 
 
 def times_evaluated(study):
@@ -264,7 +258,7 @@ def test_a_fit_that_was_killed_is_resumed_without_a_lost_or_doubled_trial(tmp_pa
     process = fitting(path, 400)
     try:
         study = only_study(path)
-        wait_until(lambda: len(measured(study)) >= 3)
+        wait_until(lambda: len(measured(study)) >= 3, 100.0)
     finally:
         process.kill()
         process.wait(30)
@@ -316,7 +310,7 @@ def test_two_processes_share_one_study(tmp_path, kind):
         process = fitting(storage, n_trials)
         try:
             study = only_study(storage)
-            wait_until(lambda: measured(study))
+            wait_until(lambda: measured(study), 100.0)
             X, y = load_wine(return_X_y=True)
             model = AutoMetaClassifier(max_trials=n_trials, **QUICK).fit(X, y, storage=storage)
             answer, _ = process.communicate(timeout=100)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from waiting import wait_until
 
 from autometa.records import Status
 from autometa.workers import Failure, WorkerError, WorkerPool, memory_guard, shared_workers
@@ -42,15 +43,6 @@ def grow(limit_mb: float) -> None:
 def write_pid_and_sleep(path: str) -> None:
     Path(path).write_text(str(os.getpid()))
     time.sleep(300)
-
-
-def wait_until(condition, seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_values_and_closures_travel(pool):

@@ -205,11 +205,14 @@ def learn(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> Par
     )  # fmt: skip
 
 
-def with_relations(parts: Parts, meta_dataset: MetaDataset) -> Parts:
-    """With the auxiliary outputs of each metric: the other metrics, and the same metric on fewer training rows."""
+def with_relations(parts: Parts, meta_dataset: MetaDataset, *, other_metrics: bool = True) -> Parts:
+    """With the auxiliary outputs of each metric: the other metrics, and the same metric on fewer training rows.
+
+    Rehearsals do without the former, which is most of the work.
+    """
     (pool, keys), tasks, result = _pool(meta_dataset), parts.tasks, {}
     for metric, table in parts.tables.items():
-        others = {name: other for name, other in parts.tables.items() if name != metric}
+        others = {name: other for name, other in parts.tables.items() if other_metrics and name != metric}
         for n_rows in meta_dataset.train_sizes(metric):
             cells = _cells(meta_dataset, meta_dataset.score_table(metric, train_rows=n_rows), keys)
             if np.isfinite(cells).any():

@@ -74,17 +74,17 @@ def rehearse(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> 
         return Caution()
     # Fewer trees and folds than the model itself has: a rehearsal need not be as good, and there are several.
     options = replace(options, n_trees=min(options.n_trees, _N_TREES), n_folds=min(options.n_folds, _N_FOLDS))
-    acts: list[tuple[Parts, MetaDataset]] = []
+    acts: list[tuple[Parts, MetaDataset, MetaDataset]] = []
     for train, test in meta_dataset.split_by_group(options.n_rehearsals, seed=seed + 1):
-        acts.append((with_relations(learn(train, seed, options), train), test))
-    cases = [_case(act) for parts, test in acts for act in _acts(parts, test, Caution(), first_only=True)]
+        acts.append((learn(train, seed, options), train, test))
+    cases = [_case(act) for parts, _, test in acts for act in _acts(parts, test, Caution(), first_only=True)]
     single, lasting = _shrink(cases, "choice"), _shrink(cases, "search")
     threshold = _threshold(cases, single)
     shrink, opening = (dict.fromkeys(meta_dataset.metrics, shares) for shares in (lasting, single))
     caution = Caution(shrink, opening, threshold)
-    noise = _noise_shares(pd.concat([_told(parts, test, caution) for parts, test in acts], ignore_index=True))
+    noise = _noise_shares(pd.concat([_told(parts, test, caution) for parts, _, test in acts], ignore_index=True))
     caution = replace(caution, noise_share=noise)
-    errors = pd.concat([_errors(parts, test, caution) for parts, test in acts], ignore_index=True)
+    errors = pd.concat([_errors(*act, caution) for act in acts], ignore_index=True)
     scores = errors[errors["metric"] != ""]
     calibration = {str(metric): _by_task(part) for metric, part in scores.groupby("metric", sort=False)}
     timed = errors[errors["metric"] == ""]
@@ -210,8 +210,13 @@ class _Act:
     group: str
 
 
-def _acts(parts: Parts, test: MetaDataset, caution: Caution, *, first_only: bool = False) -> Iterator[_Act]:
-    """One act for each dataset and metric, or for its first metric only; only the first has seconds."""
+def _acts(
+    parts: Parts, test: MetaDataset, caution: Caution, *, first_only: bool = False, with_few: bool = False
+) -> Iterator[_Act]:
+    """One act for each dataset and metric, or for its first metric only; only the first has seconds.
+
+    ``with_few``: also with the scores on few rows.
+    """
     model = parts.assemble(caution, {"trained_on": []})  # its scores are in units already, as those of the tables are
     tasks = dict(zip(test.datasets, map(str, task_names(test.meta_features)), strict=True))
     everyone = [Candidate(family, config) for family, config in model.pool.candidates]
@@ -220,7 +225,7 @@ def _acts(parts: Parts, test: MetaDataset, caution: Caution, *, first_only: bool
     for metric in [m for m in test.metrics if m in model.metrics]:
         scores, errors = _measured(test, metric, model)
         few = {n: test.score_table(metric, train_rows=n).reindex(scores.index, columns=scores.columns)
-               for n in test.train_sizes(metric)}  # fmt: skip
+               for n in (test.train_sizes(metric) if with_few else ())}  # fmt: skip
         for name in [n for n in scores.index if not (first_only and n in timed)]:
             raw, features = scores.loc[name].to_numpy(), test.meta_features.loc[name]
             known = np.flatnonzero(np.isfinite(raw))
@@ -269,13 +274,14 @@ def _noise_shares(told: pd.DataFrame) -> dict[str, dict[str, float]]:
     return result
 
 
-def _errors(parts: Parts, test: MetaDataset, caution: Caution) -> pd.DataFrame:
+def _errors(parts: Parts, train: MetaDataset, test: MetaDataset, caution: Caution) -> pd.DataFrame:
     """Standardised errors of the candidates not tried yet, after each stage; metric ``""`` is log-seconds.
 
     Once as they are and, where there are scores after training on few rows, once ``probed`` by them.
     """
     frames = []
-    for act in _acts(parts, test, caution):
+    parts = with_relations(parts, train, other_metrics=False)
+    for act in _acts(parts, test, caution, with_few=True):
         found = [_stage_errors(act).assign(probed=False)]
         if (probed := _probed(act)) is not None:
             again = _stage_errors(probed).assign(probed=True)

@@ -9,12 +9,10 @@ difference to the whole model, 95 % bootstrap over groups.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,11 +21,10 @@ import numpy as np
 import pandas as pd
 import torch
 from own_corpus import (
-    CORPUS,
-    HERE,
     KS,
     World,
     believed,
+    command_line,
     interval,
     load_worlds,
     same_machine,
@@ -161,12 +158,8 @@ def table(report: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=CORPUS)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--halves", type=int, default=2, help="1: only the first half chooses")
+    parser = command_line(__doc__, "ablations.json")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--report", type=Path, default=HERE / "ablations.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     card = json.loads((arguments.corpus / "card.json").read_text("utf-8"))

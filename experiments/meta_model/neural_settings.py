@@ -11,11 +11,9 @@ are left out. One at a time: only candidates that differ in one setting alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import torch
-from own_corpus import CORPUS, HERE, World, interval, load_worlds
+from own_corpus import World, command_line, interval, load_worlds
 
 from autometa.data import TaskType
 from autometa.family import Candidate
@@ -128,11 +126,7 @@ def table(report: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=CORPUS)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--halves", type=int, default=2, help="1: only the first half chooses")
-    parser.add_argument("--report", type=Path, default=HERE / "neural_settings.json")
+    parser = command_line(__doc__, "neural_settings.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[Row] = []

@@ -14,7 +14,6 @@ paired difference to "target".
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -27,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import torch
-from own_corpus import CORPUS, KS, World, interval, load_worlds
+from own_corpus import KS, World, command_line, interval, load_worlds
 
 from autometa.experiment.simulation import incumbent_curve
 from autometa.meta_dataset import SMALL_ROWS, MetaDataset, candidate_key
@@ -35,7 +34,6 @@ from autometa.meta_model import Belief, MetaModel
 from autometa.meta_model.outputs import TrainRows
 from autometa.meta_training import TrainingOptions, train_meta_model
 
-HERE = Path(__file__).parent
 METRICS = {
     "binary": ("log_loss", "accuracy", "balanced_accuracy", "f1"),
     "multiclass": ("accuracy", "roc_auc", "balanced_accuracy", "f1"),
@@ -198,12 +196,8 @@ def shown(column: str, value: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=CORPUS)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--halves", type=int, default=2)
+    parser = command_line(__doc__, "outputs.json")
     parser.add_argument("--models", type=Path, help="Folder to keep trained meta-models in, and to take them from.")
-    parser.add_argument("--report", type=Path, default=HERE / "outputs.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     report = summarise(pd.DataFrame(rows(arguments.corpus, arguments.folds, arguments.halves, arguments.models)))

@@ -370,14 +370,20 @@ def source_names(folder: Path) -> dict[str, str]:
     return dict(zip(frame["name"], frame["source"].str.extract(r"^([^:]*:[^/=@]*)")[0].fillna(""), strict=True))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(description: str | None, report: str) -> argparse.ArgumentParser:
+    """The options that the studies of a corpus share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=CORPUS)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--halves", type=int, default=2, help="1: only the first half chooses")
+    parser.add_argument("--report", type=Path, default=HERE / report)
+    return parser
+
+
+def main() -> None:
+    parser = command_line(__doc__, "own_corpus.json")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--ablate", action="store_true", help="also the belief without meta-features")
-    parser.add_argument("--report", type=Path, default=HERE / "own_corpus.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     outcomes = []
