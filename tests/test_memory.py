@@ -15,14 +15,14 @@ from autometa.experience import Experience
 from autometa.family import Candidate
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model import MetaModel
-from autometa.meta_model.memory import TaskMemory, recall, shift, surprise
-from autometa.meta_model.own_runs import write_tasks
+from autometa.meta_model.memory import TaskMemory
+from autometa.meta_model.own_runs import shift, surprise, write_tasks
 from autometa.meta_training import TrainingOptions, train_meta_model
-from autometa.meta_training.memory import MemoryOptions, after_reading, residual_rows, train_memory
+from autometa.meta_training.memory import MemoryOptions, residual_rows, train_memory
 from autometa.records import Evaluation, Status
 
 # No learners: the meta-model is the portfolio, so everything that depends on the dataset is left to the memory.
-BLIND = TrainingOptions(learners=())
+BLIND = TrainingOptions(learners=(), memory=None, n_rehearsals=0)
 QUICK = MemoryOptions(n_heads=4, n_keys=8, n_episodes=60)
 
 
@@ -67,7 +67,7 @@ def errors(memory: TaskMemory | None, model: MetaModel, data: MetaDataset) -> np
     table, result = data.score_table(), []
     candidates = [data.candidates[key] for key in table.columns]
     for name, raw in zip(table.index, table.to_numpy(), strict=True):
-        belief = recall(memory, model, meta_features=data.meta_features.loc[name], candidates=candidates)
+        belief = model.with_memory(memory).belief(data.meta_features.loc[name], candidates)
         truth = np.clip((raw - np.median(raw)) / (raw.max() - np.median(raw)), -1, None)
         result.append(np.square(belief.normalised_mean - truth).mean())
     return np.array(result)
@@ -125,7 +125,7 @@ def test_a_memory_grows_from_nothing(model: MetaModel, memory: TaskMemory, test:
     features = test.meta_features.iloc[0]
     candidates = [Candidate(f, c) for f, c in model.pool.candidates]
     alone = model.belief(features, candidates)
-    assert np.array_equal(recall(empty, model, meta_features=features, candidates=candidates).mean, alone.mean)
+    assert np.array_equal(model.with_memory(empty).belief(features, candidates).mean, alone.mean)
     assert len(write_tasks(empty, model, test)) == 25
 
 
@@ -175,14 +175,6 @@ def test_candidates_outside_the_pool_are_read_through_their_neighbours(
     assert unknown == 0
 
 
-def test_residuals_shrink_after_reading(train: MetaDataset, model: MetaModel, memory: TaskMemory) -> None:
-    later = after_reading(train, model, memory)
-    before, after = (residual_rows(train, m)["score"].to_numpy() for m in (model, later))
-    assert np.square(after).mean() < 0.7 * np.square(before).mean()
-    candidates, features = [Candidate(f, c) for f, c in model.pool.candidates], train.meta_features.iloc[0]
-    assert (later.belief(features, candidates).std < model.belief(features, candidates).std).all()
-
-
 def test_own_runs_reach_the_memory_through_the_store(
     memory: TaskMemory, model: MetaModel, test: MetaDataset, tmp_path: Path
 ) -> None:
@@ -210,27 +202,38 @@ def test_training_is_reproducible_and_needs_its_own_datasets(train: MetaDataset,
     assert residual_rows(train, model)["score"].shape == (80, 12)
 
 
-def test_it_survives_saving(memory: TaskMemory, tmp_path: Path) -> None:
-    loaded = TaskMemory.load(memory.save(tmp_path))
-    assert loaded.names == memory.names
-    x = memory.inputs[:3]
-    assert torch.equal(loaded(x), memory(x))
-    written = loaded.write("new", x[:1], {"score": np.ones(12)})
-    assert TaskMemory.load(written.save(tmp_path)).names[-1] == "new"
+def test_it_is_part_of_the_meta_model_and_survives_saving(
+    train: MetaDataset, test: MetaDataset, tmp_path: Path
+) -> None:
+    model = train_meta_model(train, options=TrainingOptions(learners=("ridge",), memory=QUICK, n_rehearsals=0))
+    assert model.memory is not None
+    assert model.memory.names == train.datasets
+    candidates, features = [Candidate(f, c) for f, c in model.pool.candidates], test.meta_features.iloc[0]
+    mean = model.belief(features, candidates).mean
+    assert not np.allclose(mean, model.with_memory(None).belief(features, candidates).mean)
+    loaded = MetaModel.load(model.save(tmp_path))
+    assert np.array_equal(loaded.belief(features, candidates).mean, mean)
+    longer = model.with_memory(model.memory.write("new", model.encoder(features), {"score": np.ones(12)}))
+    assert MetaModel.load(longer.save(tmp_path)).memory.names[-1] == "new"  # type: ignore[union-attr]
+    assert model.memory.names == train.datasets
 
 
-def test_damage_has_a_name(memory: TaskMemory, tmp_path: Path) -> None:
-    memory.save(tmp_path)
-    card = json.loads((tmp_path / "memory.json").read_text())
-    (tmp_path / "memory.json").write_text(json.dumps({**card, "names": ["one"]}))
+def test_a_damaged_memory_has_a_name(train: MetaDataset, tmp_path: Path) -> None:
+    model = train_meta_model(train, options=TrainingOptions(learners=("ridge",), memory=QUICK, n_rehearsals=0))
+    card = json.loads((model.save(tmp_path) / "card.json").read_text())
+    card["structure"]["memory"]["names"] = ["one"]
+    (tmp_path / "card.json").write_text(json.dumps(card))
     with pytest.raises(ArtefactError, match="cannot be read"):
-        TaskMemory.load(tmp_path)
-    (tmp_path / "memory.json").write_text(json.dumps({**card, "format_version": 9}))
-    with pytest.raises(ArtefactError, match="format version"):
-        TaskMemory.load(tmp_path)
-    (tmp_path / "memory.json").unlink()
-    with pytest.raises(ArtefactError, match="must hold"):
-        TaskMemory.load(tmp_path)
+        MetaModel.load(tmp_path)
+
+
+def test_a_forecast_that_is_not_trusted_recalls_nothing(
+    memory: TaskMemory, model: MetaModel, test: MetaDataset
+) -> None:
+    candidates, features = [Candidate(f, c) for f, c in model.pool.candidates], test.meta_features.iloc[0]
+    none, half, full = (model.with_memory(memory).forecast(features, candidates, trust=t) for t in (0.0, 0.5, 1.0))
+    np.testing.assert_array_equal(none, model.forecast(features, candidates))
+    np.testing.assert_allclose(half, (none + full) / 2, atol=1e-6)
 
 
 def test_bad_values_and_metrics_are_refused(memory: TaskMemory) -> None:

@@ -52,7 +52,7 @@ def moved_by(
         Name -> meta-features.
     """
     features, medians = dict(meta_features.items()), model.encoder.medians
-    trust = _trust(model, features, metric)
+    trust = model.trust(meta_features, metric)
 
     def forecast(known: Mapping[Any, Any]) -> float:
         return float(model.forecast(known, [candidate], metric, trust=trust)[0])
@@ -81,7 +81,7 @@ def counterfactual(
     features = dict(meta_features.items())
     if not np.isfinite(features.get("log_rows", np.nan)):
         return None
-    trust = _trust(model, features, metric)
+    trust = model.trust(features, metric)
     leader = candidates[int(np.argmax(model.forecast(features, candidates, metric, trust=trust)))].family
     for factor in factors:
         step = float(np.log10(factor))
@@ -93,7 +93,3 @@ def counterfactual(
         if other != leader:
             return float(factor), other
     return None
-
-
-def _trust(model: MetaModel, features: Mapping[Any, Any], metric: str) -> float:
-    return model.head(metric).trust(str(features.get("task", "")), model.read(features)[1])

@@ -139,7 +139,12 @@ class Head(nn.Module):
         }  # fmt: skip
 
     def forecast(
-        self, outputs: Sequence[Tensor], *, trust: float = 1.0, meta_features: Mapping[str, Any] | None = None
+        self,
+        outputs: Sequence[Tensor],
+        *,
+        recalled: Tensor | None = None,
+        trust: float = 1.0,
+        meta_features: Mapping[str, Any] | None = None,
     ) -> Floats:
         """Normalised scores of the pool (log-seconds: as they are) on one dataset, shape (P,).
 
@@ -147,12 +152,14 @@ class Head(nn.Module):
         ----------
         outputs : sequence of Tensor of shape (1, R)
             Of the learners.
+        recalled : Tensor of shape (P,), optional
+            What a memory expects them to get wrong.
         trust : float
-            Share of what they say beyond the portfolio's mean.
+            Share of what both say beyond the portfolio's mean.
         meta_features : mapping, optional
             Where the measures of size are found.
         """
-        scores = self.portfolio  # (P,)
+        scores = self.portfolio if recalled is None else self.portfolio + trust * recalled  # (P,)
         for weight, output in zip(self.stack, outputs, strict=True):
             scores = scores + trust * weight * (output[0] @ self.directions.to(output.dtype))  # (P,)
         result = np.asarray(scores.detach().cpu().numpy(), dtype=float)

@@ -9,25 +9,15 @@ al., 2016).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from autometa.exceptions import ArtefactError
-from autometa.family import Candidate
-from autometa.meta_model.belief import Belief, Floats
-from autometa.meta_model.model import MAX_WEIGHT_BYTES, MetaModel
+from autometa.meta_model.priors import Floats
 
-FORMAT_VERSION = 1
 _CONTRAST = 4.0
 
 
@@ -46,11 +36,11 @@ class TaskMemory(nn.Module):
         Attention heads (H) and width of a key (K).
     dropout : float
         Share of the meta-features hidden from a head in each training step.
+    names : sequence of str
+        The tasks (N), oldest first; their rows are to be filled.
 
     Attributes
     ----------
-    names : tuple of str
-        The tasks (N), oldest first.
     inputs : Tensor of shape (N, D)
     values : Tensor of shape (N, M metrics, P), float16
         Normalised score minus forecast; zeros where nothing is known.
@@ -64,26 +54,27 @@ class TaskMemory(nn.Module):
 
     def __init__(
         self, n_inputs: int, n_pool: int, *, metrics: Sequence[str], n_heads: int = 8, n_keys: int = 16,
-        dropout: float = 0.5,
+        dropout: float = 0.5, names: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.metrics = tuple(metrics)
         self.dropout = dropout
-        self.names: tuple[str, ...] = ()
+        self.names = tuple(map(str, names))
+        n = len(self.names)
         self.projection = nn.Parameter(torch.zeros(n_heads, n_inputs, n_keys))  # (H, D, K)
         self.log_sharpness = nn.Parameter(torch.zeros(n_heads))
         self.nothing = nn.Parameter(torch.ones(n_heads))
         self.log_gain = nn.Parameter(torch.zeros(n_heads))
-        self.register_buffer("inputs", torch.zeros(0, n_inputs))
-        self.register_buffer("values", torch.zeros(0, len(self.metrics), n_pool, dtype=torch.float16))
-        self.register_buffer("known", torch.zeros(0, len(self.metrics), dtype=torch.bool))
+        self.register_buffer("inputs", torch.zeros(n, n_inputs))
+        self.register_buffer("values", torch.zeros(n, len(self.metrics), n_pool, dtype=torch.float16))
+        self.register_buffer("known", torch.zeros(n, len(self.metrics), dtype=torch.bool))
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """Arguments of the constructor, as JSON."""
+        """Arguments of the constructor but the names, as JSON."""
         n_heads, n_inputs, n_keys = self.projection.shape
         return {
             "n_inputs": n_inputs, "n_pool": self.values.shape[2], "metrics": list(self.metrics), "n_heads": n_heads,
@@ -171,9 +162,8 @@ class TaskMemory(nn.Module):
 
     def _with_rows(self, names: tuple[str, ...], inputs: Tensor, values: Tensor, known: Tensor) -> TaskMemory:
         """The same weights over other tasks."""
-        memory = TaskMemory(**self.sizes)
+        memory = TaskMemory(**self.sizes, names=names)
         memory.inputs, memory.values, memory.known = inputs, values, known
-        memory.names = names
         for mine, theirs in zip(memory.parameters(), self.parameters(), strict=True):
             mine.data = theirs.data
         return memory.eval()
@@ -201,156 +191,3 @@ class TaskMemory(nn.Module):
         allowed = self.known[:, self._number(metric)].expand(len(inputs), -1)
         weights = self.attention(inputs, self.inputs, allowed).mean(dim=0)[0].cpu().numpy()  # (N,)
         return [(self.names[i], float(weights[i])) for i in np.argsort(-weights)[:n]]
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``memory.safetensors`` and ``memory.json`` into a folder, the one of its meta-model say."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "memory.safetensors")
-        card = {"format": "autometa-memory", "format_version": FORMAT_VERSION, "sizes": self.sizes, "names": self.names}
-        (folder / "memory.json").write_text(json.dumps(card, indent=1), "utf-8")
-        return folder
-
-    @classmethod
-    def load(cls, folder: str | Path) -> TaskMemory:
-        """What :meth:`save` wrote.
-
-        Raises
-        ------
-        ArtefactError
-            A file is missing, damaged, too large or of another format.
-        """
-        state, card = load_artefact(folder, "memory", FORMAT_VERSION)
-        try:
-            memory = cls(**card["sizes"])
-            n = len(card["names"])
-            empty = {"inputs", "values", "known"}
-            for name in empty:
-                setattr(memory, name, getattr(memory, name).new_zeros((n, *getattr(memory, name).shape[1:])))
-            memory.load_state_dict(state)
-            memory.names = tuple(str(name) for name in card["names"])
-        except Exception as error:
-            raise ArtefactError(f"The memory in {str(folder)!r} cannot be read: {error}") from error
-        return memory.eval()
-
-
-def load_artefact(folder: str | Path, stem: str, format_version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and card of ``<stem>.safetensors`` and ``<stem>.json``, checked.
-
-    Raises
-    ------
-    ArtefactError
-        A file is missing, damaged, too large or of another format.
-    """
-    folder = Path(folder)
-    weights_path, card_path = folder / f"{stem}.safetensors", folder / f"{stem}.json"
-    for path in (weights_path, card_path):
-        if not path.is_file():
-            raise ArtefactError(f"The folder must hold {path.name}. There is none in {str(folder)!r}.")
-    if weights_path.stat().st_size > MAX_WEIGHT_BYTES:
-        raise ArtefactError(f"{weights_path.name} must be at most {MAX_WEIGHT_BYTES} bytes large. It is larger.")
-    try:
-        card = json.loads(card_path.read_text("utf-8"))
-        found = card.get("format_version")
-        state = load_file(weights_path)
-    except Exception as error:
-        raise ArtefactError(f"The {stem} in {str(folder)!r} cannot be read: {error}") from error
-    if found != format_version:
-        raise ArtefactError(f"The {stem} must have format version {format_version}. Got {found!r}.")
-    return state, card
-
-
-@torch.no_grad()
-def shift(
-    memory: TaskMemory,
-    model: MetaModel,
-    *,
-    meta_features: pd.Series | Mapping[str, Any],
-    candidates: Sequence[Candidate],
-    metric: str | None = None,
-) -> Floats:
-    """What the memory adds to the forecast of each candidate, normalised units, shape (C,).
-
-    Candidates outside the pool are read through their neighbours of the same family, those of an unknown family get 0.
-    """
-    if len(memory) == 0:
-        return np.zeros(len(candidates))
-    x = model.encoder(meta_features)  # (1, D)
-    pool = memory(x, metric or model.metrics[0])[0].numpy().astype(float)  # (P,)
-    return _carried(pool, model, candidates)
-
-
-def _carried(pool: Floats, model: MetaModel, candidates: Sequence[Candidate]) -> Floats:
-    """Numbers of the pool (P,) carried to candidates (C,)."""
-    view = model.pool.view(candidates, np.ones(len(pool), dtype=bool))
-    inside: NDArray[np.bool_] = view.member >= 0
-    result = np.zeros(len(candidates))
-    result[inside] = pool[view.member[inside]]
-    for at, known, weights in view.blocks:
-        centre = pool[known].mean()
-        result[at] = centre + weights @ (pool[known] - centre)
-    return result
-
-
-def recall(
-    memory: TaskMemory | None,
-    model: MetaModel,
-    *,
-    meta_features: pd.Series | Mapping[str, Any],
-    candidates: Sequence[Candidate],
-    metric: str | None = None,
-) -> Belief:
-    """The belief of a meta-model with its mean shifted by what a memory recalls.
-
-    Parameters
-    ----------
-    memory : TaskMemory or None
-        ``None``: the belief of the meta-model alone.
-    model : MetaModel
-    meta_features, candidates, metric
-        As in :meth:`MetaModel.belief`.
-    """
-    belief = model.belief(meta_features, candidates, metric=metric)
-    if memory is None:
-        return belief
-    moved = shift(memory, model, meta_features=meta_features, candidates=candidates, metric=metric)
-    return replace(belief, prior=replace(belief.prior, mean=belief.prior.mean + moved))
-
-
-def surprise(
-    model: MetaModel,
-    meta_features: pd.Series | Mapping[str, Any],
-    *,
-    candidates: Sequence[Candidate],
-    raw_scores: Floats,
-    metric: str | None = None,
-    standard_errors: Floats | None = None,
-) -> Floats:
-    """What measured scores of a dataset say about the whole pool beyond its forecast, normalised units, shape (P,).
-
-    The belief that has seen the scores fills the rest of the pool in raw units; then the row is normalised like those
-    of the training (0 = its median, 1 = its best, at least -1), and the forecast is taken off.
-
-    Parameters
-    ----------
-    candidates : sequence of Candidate
-        The ones that were run, in the pool or not.
-    raw_scores, standard_errors : ndarray of shape (C,)
-        Higher = better; a NaN score is a failure, a NaN error is unknown.
-    """
-    pool = [Candidate(family, config) for family, config in model.pool.candidates]
-    before = model.belief(meta_features, [*pool, *candidates], metric=metric)
-    after = before
-    errors = np.full(len(raw_scores), np.nan) if standard_errors is None else np.asarray(standard_errors, dtype=float)
-    for i, (score, error) in enumerate(zip(raw_scores, errors, strict=True)):
-        at = len(pool) + i
-        usable = bool(np.isfinite(error) and error > 0)
-        after = (
-            after.observe(at, float(score), standard_error=float(error) if usable else None)
-            if np.isfinite(score)
-            else after.observe_failure(at)
-        )
-    filled = after.mean[: len(pool)]
-    middle = np.median(filled)
-    scores = np.maximum((filled - middle) / max(filled.max() - middle, 1e-9 * max(abs(middle), 1.0)), -1.0)
-    return np.asarray(scores - before.normalised_mean[: len(pool)])

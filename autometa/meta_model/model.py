@@ -21,6 +21,7 @@ from autometa.meta_model.belief import Belief
 from autometa.meta_model.encoders import ConfigEncoder, FeatureEncoder
 from autometa.meta_model.heads import Head as Head
 from autometa.meta_model.heads import shrunk_covariance as shrunk_covariance
+from autometa.meta_model.memory import TaskMemory
 from autometa.meta_model.novelty import Novelty
 from autometa.meta_model.outputs import Output
 from autometa.meta_model.pool import CandidatePool, View
@@ -44,6 +45,8 @@ class MetaModel(nn.Module):
         The first is the default metric.
     seconds_head : Head or None
     novelty : Novelty or None
+    memory : TaskMemory or None
+        What the other parts got wrong on past tasks; shifts the forecast of similar ones.
     card : mapping
         JSON: trained_on, groups, versions and whatever else describes the training.
     """
@@ -57,6 +60,7 @@ class MetaModel(nn.Module):
         heads: Mapping[str, Head],
         seconds_head: Head | None = None,
         novelty: Novelty | None = None,
+        memory: TaskMemory | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -67,6 +71,7 @@ class MetaModel(nn.Module):
         self.heads = nn.ModuleList(heads.values())
         self.seconds_head = seconds_head
         self.novelty = novelty
+        self.memory = memory
         self.card = dict(card or {})
         self._roots: dict[int, Floats] = {}
         self.eval()
@@ -75,6 +80,16 @@ class MetaModel(nn.Module):
     def trained_on(self) -> frozenset[str]:
         """Names and, where the corpus told them, content fingerprints of the training datasets."""
         return frozenset(self.card.get("trained_on", ())) | frozenset(self.card.get("fingerprints", ()))
+
+    def with_memory(self, memory: TaskMemory | None) -> MetaModel:
+        """The same weights with another memory: with more tasks written to it, or ``None``."""
+        other = MetaModel(
+            self.encoder, self.pool, learners=list(self.learners),
+            heads={metric: self.head(metric) for metric in self.metrics}, seconds_head=self.seconds_head,
+            novelty=self.novelty, memory=memory, card=self.card,
+        )  # fmt: skip
+        other._roots = self._roots
+        return other
 
     def forward(self, meta_features: pd.DataFrame | pd.Series | Mapping[str, Any]) -> list[Tensor]:
         """Shared outputs of each learner, each of shape (N, R)."""
@@ -114,20 +129,22 @@ class MetaModel(nn.Module):
             raise ValueError("candidates must hold at least one candidate. Got an empty list.")
         head = self.head(metric)
         features: dict[Any, Any] = dict(meta_features.items())
+        metric = self.metrics[0] if metric is None else metric
         x, novelty = self._read(features)
         outputs = [learner(x) for learner in self.learners]
+        recalled = self._recall(x, metric)
         task = str(features.get("task", ""))
         view = self._view(head, candidates)
         bold, trust = head.trust(task, novelty, opening=False), head.trust(task, novelty)
-        mean, covariance = self._joint(head, head.forecast(outputs, trust=bold), view)
-        opening = None if trust == bold else self._centred(head, head.forecast(outputs, trust=trust), view)[0] - mean
+        mean, covariance = self._joint(head, head.forecast(outputs, recalled=recalled, trust=bold), view)
+        careful = head.forecast(outputs, recalled=recalled, trust=trust)  # (P,)
+        opening = None if trust == bold else self._centred(head, careful, view)[0] - mean
         bandwidth = head.settings["bandwidth"]
         shifts = np.zeros((0, len(candidates)))
         if bandwidth < 1:
             errors = head.residuals.cpu().numpy().astype(np.float32)
             errors = errors - errors.mean(axis=0)
             shifts = _spread_over(errors, head, view, len(self.pool)) * np.sqrt(1 - bandwidth**2)
-        metric = self.metrics[0] if metric is None else metric
         scale = replace(head.scale_prior(x), unit=self._unit(metric, features))
         prior = Prior(
             mean, _scaled(covariance, bandwidth), scale, shifts=shifts, noise=head.settings["noise"],
@@ -146,6 +163,7 @@ class MetaModel(nn.Module):
         noise = timed.settings["noise"]
         return Belief(prior, SecondsPrior(mean + speed, covariance, speed_std, noise, timed.calibration("")))
 
+    @torch.no_grad()
     def forecast(
         self,
         meta_features: pd.Series | Mapping[str, Any],
@@ -159,15 +177,16 @@ class MetaModel(nn.Module):
         ``trust`` is the share of what meta-features say; ``None``: what rehearsals taught, less for novel datasets.
         """
         head = self.head(metric)
-        outputs, novelty = self.read(meta_features)
-        trust = head.trust(str(meta_features.get("task", "")), novelty) if trust is None else trust
-        return self._centred(head, head.forecast(outputs, trust=trust), self._view(head, candidates))[0]
-
-    @torch.no_grad()
-    def read(self, meta_features: pd.Series | Mapping[str, Any]) -> tuple[list[Tensor], float]:
-        """Outputs of the learners for one dataset, each of shape (1, R), and how novel it is (NaN if unknown)."""
         x, novelty = self._read(meta_features)
-        return [learner(x) for learner in self.learners], novelty
+        outputs = [learner(x) for learner in self.learners]
+        trust = head.trust(str(meta_features.get("task", "")), novelty) if trust is None else trust
+        recalled = self._recall(x, self.metrics[0] if metric is None else metric)
+        pool_mean = head.forecast(outputs, recalled=recalled, trust=trust)  # (P,)
+        return self._centred(head, pool_mean, self._view(head, candidates))[0]
+
+    def trust(self, meta_features: pd.Series | Mapping[str, Any], metric: str | None = None) -> float:
+        """Share of what meta-features say that is kept for this dataset before the first trial."""
+        return self.head(metric).trust(str(meta_features.get("task", "")), self._read(meta_features)[1])
 
     def _read(self, features: pd.Series | Mapping[str, Any]) -> tuple[Tensor, float]:
         """Encoded meta-features of one dataset, shape (1, D), and how novel they are (NaN if unknown)."""
@@ -175,6 +194,13 @@ class MetaModel(nn.Module):
         encoded = self.encoder.encode(table)
         novelty = math.nan if self.novelty is None else float(self.novelty.percentile(encoded, table)[0])
         return torch.from_numpy(encoded).to(self._device, torch.float32), novelty  # (1, D)
+
+    def _recall(self, x: Tensor, metric: str) -> Tensor | None:
+        """What the memory expects the learners to get wrong on one dataset, by candidate of the head, shape (P,)."""
+        if self.memory is None or not len(self.memory):
+            return None
+        recalled: Tensor = self.memory(x, metric)  # (1, pool)
+        return recalled[0, self.head(metric).members.long()]
 
     def _speed(self, timed: Head, machine_seconds: float | None) -> tuple[float, float]:
         """Mean and standard deviation of the logarithm of how much slower this machine is than the corpus's."""
@@ -292,6 +318,7 @@ class MetaModel(nn.Module):
             },
             "learners": [{"kind": type(m).__name__, "sizes": _sizes(m)} for m in self.learners],
             "novelty": None if self.novelty is None else self.novelty.sizes,
+            "memory": None if self.memory is None else {"sizes": self.memory.sizes, "names": self.memory.names},
             "metrics": self.metrics,
             "heads": [{"sizes": h.sizes, "settings": h.settings} for h in heads if isinstance(h, Head)],
         }
@@ -386,10 +413,11 @@ def _build(cls: type[MetaModel], card: Mapping[str, Any]) -> MetaModel:
         [tuple(c) for c in s["pool"]["candidates"]], ConfigEncoder(s["pool"]["encoder"]),
         length_scale=s["pool"]["length_scale"],
     )  # fmt: skip
-    n = len(s["metrics"])
+    n, kept = len(s["metrics"]), s.get("memory")  # models of before there was a memory have none
     known = {k: v for k, v in card.items() if k not in {"structure", "format", "format_version"}}
     return cls(
         FeatureEncoder(**s["encoder"]), pool, learners=learners, heads=dict(zip(s["metrics"], heads[:n], strict=True)),
         seconds_head=heads[n] if len(heads) > n else None,
-        novelty=None if s["novelty"] is None else Novelty(*s["novelty"]), card=known,
+        novelty=None if s["novelty"] is None else Novelty(*s["novelty"]),
+        memory=None if kept is None else TaskMemory(**kept["sizes"], names=kept["names"]), card=known,
     )  # fmt: skip

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from autometa.family import Candidate
 from autometa.meta_dataset import MetaDataset
-from autometa.meta_model.belief import Floats
-from autometa.meta_model.memory import TaskMemory, shift, surprise
+from autometa.meta_model.memory import TaskMemory
 from autometa.meta_model.model import MetaModel
+from autometa.meta_model.priors import Floats
 
 MOST_TASKS = 200
 """Own datasets that a selection reads, the latest ones."""
@@ -113,3 +115,74 @@ def write_tasks(memory: TaskMemory, model: MetaModel, meta_dataset: MetaDataset)
         }  # fmt: skip
         memory = memory.write(name, model.encoder(features), values)
     return memory
+
+
+@torch.no_grad()
+def shift(
+    memory: TaskMemory,
+    model: MetaModel,
+    *,
+    meta_features: pd.Series | Mapping[str, Any],
+    candidates: Sequence[Candidate],
+    metric: str | None = None,
+) -> Floats:
+    """What the memory adds to the forecast of each candidate, normalised units, shape (C,).
+
+    Candidates outside the pool are read through their neighbours of the same family, those of an unknown family get 0.
+    """
+    if len(memory) == 0:
+        return np.zeros(len(candidates))
+    x = model.encoder(meta_features)  # (1, D)
+    pool = memory(x, metric or model.metrics[0])[0].numpy().astype(float)  # (P,)
+    return _carried(pool, model, candidates)
+
+
+def _carried(pool: Floats, model: MetaModel, candidates: Sequence[Candidate]) -> Floats:
+    """Numbers of the pool (P,) carried to candidates (C,)."""
+    view = model.pool.view(candidates, np.ones(len(pool), dtype=bool))
+    inside: NDArray[np.bool_] = view.member >= 0
+    result = np.zeros(len(candidates))
+    result[inside] = pool[view.member[inside]]
+    for at, known, weights in view.blocks:
+        centre = pool[known].mean()
+        result[at] = centre + weights @ (pool[known] - centre)
+    return result
+
+
+def surprise(
+    model: MetaModel,
+    meta_features: pd.Series | Mapping[str, Any],
+    *,
+    candidates: Sequence[Candidate],
+    raw_scores: Floats,
+    metric: str | None = None,
+    standard_errors: Floats | None = None,
+) -> Floats:
+    """What measured scores of a dataset say about the whole pool beyond its forecast, normalised units, shape (P,).
+
+    The belief that has seen the scores fills the rest of the pool in raw units; then the row is normalised like those
+    of the training (0 = its median, 1 = its best, at least -1), and the forecast is taken off.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        The ones that were run, in the pool or not.
+    raw_scores, standard_errors : ndarray of shape (C,)
+        Higher = better; a NaN score is a failure, a NaN error is unknown.
+    """
+    pool = [Candidate(family, config) for family, config in model.pool.candidates]
+    before = model.belief(meta_features, [*pool, *candidates], metric=metric)
+    after = before
+    errors = np.full(len(raw_scores), np.nan) if standard_errors is None else np.asarray(standard_errors, dtype=float)
+    for i, (score, error) in enumerate(zip(raw_scores, errors, strict=True)):
+        at = len(pool) + i
+        usable = bool(np.isfinite(error) and error > 0)
+        after = (
+            after.observe(at, float(score), standard_error=float(error) if usable else None)
+            if np.isfinite(score)
+            else after.observe_failure(at)
+        )
+    filled = after.mean[: len(pool)]
+    middle = np.median(filled)
+    scores = np.maximum((filled - middle) / max(filled.max() - middle, 1e-9 * max(abs(middle), 1.0)), -1.0)
+    return np.asarray(scores - before.normalised_mean[: len(pool)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,32 +108,6 @@ def residual_rows(meta_dataset: MetaDataset, model: MetaModel) -> dict[str, pd.D
         table[:, head.members.numpy()] = head.residuals.numpy()
         tables[metric] = pd.DataFrame(table, index=names)
     return tables
-
-
-@torch.no_grad()
-def after_reading(meta_dataset: MetaDataset, model: MetaModel, memory: TaskMemory) -> MetaModel:
-    """A copy of the meta-model whose residuals are those that remain when each dataset has read the memory.
-
-    Without it the covariance still expects the surprises that the memory has announced.
-
-    Parameters
-    ----------
-    meta_dataset, model, memory
-        As given to and returned by :func:`train_memory`.
-    """
-    groups = meta_dataset.groups
-    inputs = model.encoder(meta_dataset.meta_features)  # (N, D)
-    position = {name: i for i, name in enumerate(meta_dataset.datasets)}
-    later = copy.deepcopy(model)
-    later._roots.clear()
-    for table, head in zip(residual_rows(meta_dataset, model).values(), later.heads, strict=True):
-        assert isinstance(head, Head)
-        at = [position[name] for name in table.index]
-        code = torch.from_numpy(pd.factorize(groups.loc[table.index])[0])
-        values = torch.tensor(table.to_numpy(), dtype=torch.float32)  # (n, P)
-        read = memory.read(inputs[at], inputs[at], values, code[:, None] != code)  # (n, P)
-        head.residuals.copy_((values - read)[:, head.members.long()])
-    return later
 
 
 def _episodes(inputs: Tensor, values: Floats, groups: NDArray[np.int64]) -> _Episodes:

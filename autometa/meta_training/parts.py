@@ -21,12 +21,14 @@ from autometa.meta_model import estimation
 from autometa.meta_model.encoders import FeatureEncoder
 from autometa.meta_model.estimation import Floats, Table
 from autometa.meta_model.heads import SIZES, Head, SizeScale
+from autometa.meta_model.memory import TaskMemory
 from autometa.meta_model.model import MetaModel, structure
 from autometa.meta_model.novelty import Novelty
 from autometa.meta_model.outputs import TrainRows, output_name
 from autometa.meta_model.pool import CandidatePool
 from autometa.meta_model.priors import kernel
 from autometa.meta_model.regressors import Forest, Ridge, fit_bag
+from autometa.meta_training.memory import MemoryOptions, train_memory
 from autometa.meta_training.relations import Related, relate
 
 MAX_POOL = 400
@@ -59,6 +61,8 @@ class TrainingOptions:
         Variance of a measured score in normalised units where no standard error is given.
     conditional_scale : bool
         Let meta-features shift the prior of offset and scale.
+    memory : MemoryOptions or None
+        Of the memory of the training datasets; ``None``, or no learners: without one.
     n_rehearsals : int
         Folds of the rehearsal (by group) that sets how far forecasts are trusted and calibrates the intervals;
         0: no rehearsal, full trust and Gaussian intervals.
@@ -76,6 +80,7 @@ class TrainingOptions:
     bandwidth: float = 0.8
     noise: float = 1e-2
     conditional_scale: bool = True
+    memory: MemoryOptions | None = field(default_factory=MemoryOptions)
     n_rehearsals: int = 5
 
 
@@ -145,6 +150,7 @@ class Parts:
     learners: Sequence[nn.Module]
     held_out: Sequence[Floats]
     related: Mapping[str, Mapping[str, Related]] = field(default_factory=dict)
+    memory: TaskMemory | None = None
 
     def assemble(self, caution: Caution, card: Mapping[str, Any]) -> MetaModel:
         """A meta-model whose forecasts and intervals are as careful as rehearsals taught."""
@@ -165,7 +171,7 @@ class Parts:
         seconds_head = None if self.timed is None else self._seconds_head(self.timed, caution)
         return MetaModel(
             self.encoder, self.common.pool, learners=self.learners, heads=heads, seconds_head=seconds_head,
-            novelty=self.novelty, card=card,
+            novelty=self.novelty, memory=self.memory, card=card,
         ).eval()  # fmt: skip
 
     def _seconds_head(self, table: Table, caution: Caution) -> Head:
@@ -199,10 +205,14 @@ def learn(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> Par
     blocks = [*tables.values(), *([timed] if timed is not None else [])]
     targets, directions = _shared_targets(common, blocks, n_scored=len(tables))
     learners, held_out = _fit_learners(common, targets)
-    return Parts(
+    parts = Parts(
         common, encoder, Novelty.fit(X, encoder.expand(features), np.asarray(groups, dtype=np.int64)),
         task_names(features), tables, timed, sizes, directions, learners, held_out,
     )  # fmt: skip
+    if options.memory is None or not learners:
+        return parts
+    forgetful = parts.assemble(Caution(), {"trained_on": list(meta_dataset.datasets)})
+    return replace(parts, memory=train_memory(meta_dataset, forgetful, seed=seed, options=options.memory))
 
 
 def with_relations(parts: Parts, meta_dataset: MetaDataset, *, other_metrics: bool = True) -> Parts:

@@ -34,7 +34,7 @@ import torch
 from autometa.experiment.simulation import bootstrap_interval, incumbent_curve
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model import Belief, MetaModel
-from autometa.meta_model.memory import TaskMemory, recall
+from autometa.meta_model.memory import TaskMemory
 from autometa.meta_model.own_runs import empty_memory, write_tasks
 from autometa.meta_training import TrainingOptions, train_meta_model
 from autometa.meta_training.memory import MemoryOptions, train_memory
@@ -48,6 +48,7 @@ LEARNERS = {"ridge": ("ridge",), "ridge+forest": ("ridge", "forest")}
 KS = (1, 3, 5, 10)
 N_STREAM = 100
 UNTRAINED = MemoryOptions(n_episodes=0)
+FORGETFUL = TrainingOptions(memory=None)
 
 Row = dict[str, Any]
 
@@ -88,7 +89,7 @@ def bench_rows(
     candidates = [data.candidates[key] for key in raw.columns]
     for name in test:
         for way, memory in ways.items():
-            belief = recall(memory, model, meta_features=data.meta_features.loc[name], candidates=candidates)
+            belief = model.with_memory(memory).belief(data.meta_features.loc[name], candidates)
             truth = scores.loc[name].to_numpy()
             path = np.maximum.accumulate(truth[try_candidates(belief, raw.loc[name].to_numpy())])
             yield {**tags, "dataset": name, "way": way, "error": normalised_error(belief, truth), "path": path}
@@ -101,7 +102,7 @@ def external(folder: Path, seeds: int) -> Iterator[Row]:
         test = [d for d in data.datasets if folds[d] == fold]
         for base, learners in LEARNERS.items():
             for seed in range(seeds):
-                model = train_meta_model(train, seed=seed, options=TrainingOptions(learners=learners))
+                model = train_meta_model(train, seed=seed, options=TrainingOptions(learners=learners, memory=None))
                 tags = {"base": base, "group": str(fold), "seed": seed}
                 yield from bench_rows(data, model, test, ways=memories(train, model, seed), tags=tags)
         print(f"{folder.name}: fold {fold} done", flush=True)
@@ -115,14 +116,14 @@ def stream(folder: Path, seeds: int) -> Iterator[Row]:
         start = data.subset([d for d in data.datasets if folds[d] in known])
         new = [d for d in data.datasets if folds[d] not in known and folds[d] != fold][:100]
         test = [d for d in data.datasets if folds[d] == fold]
-        model = train_meta_model(start)
+        model = train_meta_model(start, options=FORGETFUL)
         memory = train_memory(start, model)
         later = write_tasks(memory, model, data.subset(new))
         ways = {"no memory": None, "memory": memory, "memory after the stream": later}
         tags = {"base": "ridge+forest", "group": str(fold), "seed": 0}
         yield from bench_rows(data, model, test, ways=ways, tags=tags)
         both = data.subset([*start.datasets, *new])
-        model = train_meta_model(both)
+        model = train_meta_model(both, options=FORGETFUL)
         for row in bench_rows(data, model, test, ways={"no memory": None}, tags=tags):
             yield {**row, "way": "retrained on everything"}
         print(f"{folder.name}: stream of {len(new)} into {len(start.datasets)}, fold {fold} done", flush=True)
@@ -135,7 +136,7 @@ def corpus(seeds: int) -> Iterator[Row]:
         for seed in range(seeds):
             for train, test in meta.split_by_group(5, seed=seed):
                 for base, learners in LEARNERS.items():
-                    model = train_meta_model(train, seed=seed, options=TrainingOptions(learners=learners))
+                    model = train_meta_model(train, seed=seed, options=TrainingOptions(learners=learners, memory=None))
                     ways = memories(train, model, seed)
                     for world in worlds:
                         for row in world_rows(meta, model, test, world=world, ways=ways):
@@ -151,7 +152,7 @@ def corpus_stream(folder: Path) -> Iterator[Row]:
         meta = MetaDataset(rows, meta.meta_features, meta.groups)
         for fold, (rest, test) in enumerate(meta.split_by_group(6, seed=half)):
             start, new = two_parts(rest, seed=10 * half + fold)
-            model = train_meta_model(start, options=TrainingOptions(n_rehearsals=0))
+            model = train_meta_model(start, options=TrainingOptions(n_rehearsals=0, memory=None))
             memory = train_memory(start, model)
             later = write_tasks(memory, model, new)
             ways = {
@@ -175,9 +176,7 @@ def world_rows(
             continue
         features = meta.meta_features.loc[name]
         for way, memory in ways.items():
-            belief = recall(
-                memory, model, meta_features=features, candidates=case.candidates, metric=world.metric
-            )  # fmt: skip
+            belief = model.with_memory(memory).belief(features, case.candidates, metric=world.metric)
             path = incumbent_curve(try_candidates(belief, case.raw, case.error), case.raw, case.value)
             yield {
                 "group": str(meta.groups[name]), "dataset": name, "way": way,

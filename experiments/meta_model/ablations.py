@@ -1,10 +1,11 @@
 """What each part of the meta-model brings on its own corpus: all ablations in one table, whole groups left out.
 
-    python experiments/meta_model/ablations.py [--corpus FOLDER] [--folds 5] [--halves 2] [--seeds 1]
+    python experiments/meta_model/ablations.py [--corpus FOLDER] [--folds 5] [--halves 2] [--seeds 1] [--quick]
 
 Choosing and scoring as in ``own_corpus.py``. Every way is trained without rehearsals (full trust), so that ways differ
 in nothing else. Writes ``ablations.json`` and prints the table: normalised score after k trials and its paired
-difference to the whole model, 95 % bootstrap over groups.
+difference to the whole model, 95 % bootstrap over groups; then the same for the datasets of ``dev`` alone, by which
+parts enter. ``--quick`` leaves out the ways that train another model.
 """
 
 from __future__ import annotations
@@ -31,13 +32,12 @@ from own_corpus import (
     training_table,
 )
 
+from autometa.collection import load_collection
 from autometa.experiment.simulation import incumbent_curve
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model import Belief, MetaModel
-from autometa.meta_model.memory import TaskMemory, recall
 from autometa.meta_model.priors import Covariance, ScalePrior
 from autometa.meta_training import TrainingOptions, train_meta_model
-from autometa.meta_training.memory import train_memory
 
 WHOLE = "whole model"
 OPTIONS = TrainingOptions(n_rehearsals=0)
@@ -58,22 +58,25 @@ def some_groups(meta: MetaDataset, share: float, seed: int) -> MetaDataset:
     return meta.subset([d for d in meta.datasets if meta.groups[d] in kept])
 
 
-def trained(train: MetaDataset, seed: int) -> dict[str, tuple[MetaModel, TaskMemory | None]]:
-    """The ways that differ in what was learned."""
+def trained(train: MetaDataset, seed: int, *, quick: bool = False) -> dict[str, MetaModel]:
+    """The ways that differ in what was learned; ``quick``: only those that share its weights."""
 
     def learn(meta: MetaDataset) -> MetaModel:
         return train_meta_model(meta, seed=seed, options=OPTIONS)
 
     whole = learn(train)
-    memory = train_memory(train, whole, seed=seed)
-    return {
-        WHOLE: (whole, None),
-        "with memory": (whole, memory),
-        "with memory, shuffled": (whole, memory.shuffled(seed)),
-        "no meta-features": (learn(with_features(train, lambda c: c == "task")), None),
-        "no landmarkers": (learn(with_features(train, lambda c: not c.startswith("landmark_"))), None),
-        "a quarter of the datasets": (learn(some_groups(train, 1 / 4, seed)), None),
-        "a sixteenth of the datasets": (learn(some_groups(train, 1 / 16, seed)), None),
+    assert whole.memory is not None
+    shared = {
+        WHOLE: whole, "no memory": whole.with_memory(None),
+        "memory shuffled": whole.with_memory(whole.memory.shuffled(seed)),
+    }  # fmt: skip
+    if quick:
+        return shared
+    return shared | {
+        "no meta-features": learn(with_features(train, lambda c: c == "task")),
+        "no landmarkers": learn(with_features(train, lambda c: not c.startswith("landmark_"))),
+        "a quarter of the datasets": learn(some_groups(train, 1 / 4, seed)),
+        "a sixteenth of the datasets": learn(some_groups(train, 1 / 16, seed)),
     }
 
 
@@ -100,10 +103,12 @@ def by_mean(belief: Belief, n_splits: int, limit: float) -> list[int]:
     return list(np.lexsort((-belief.mean, late))[: max(KS)])
 
 
-def run(meta: MetaDataset, worlds: list[World], *, n_folds: int, seed: int, limit: float) -> Iterator[Row]:
+def run(
+    meta: MetaDataset, worlds: list[World], *, n_folds: int, seed: int, limit: float, quick: bool = False
+) -> Iterator[Row]:
     """One row per test dataset that is not flat, and way."""
     for train, test in meta.split_by_group(n_folds, seed=seed):
-        ways = trained(train, seed)
+        ways = trained(train, seed, quick=quick)
         for world in worlds:
             table = training_table(world, list(train.datasets))
             for name in (d for d in test.datasets if d in world.choose.index):
@@ -112,10 +117,8 @@ def run(meta: MetaDataset, worlds: list[World], *, n_folds: int, seed: int, limi
                     continue
                 orders = {"portfolio": world.portfolio(table, case)}
                 rules = {"n_splits": case.n_splits, "limit": limit}
-                for way, (model, memory) in ways.items():
-                    belief = same_machine(
-                        recall(memory, model, meta_features=features, candidates=case.candidates, metric=world.metric)
-                    )
+                for way, model in ways.items():
+                    belief = same_machine(model.belief(features, case.candidates, metric=world.metric))
                     orders[way] = believed(belief, case.raw, case.error, **rules)[0]
                     if way == WHOLE:
                         known = knowing(belief, case.raw)
@@ -160,19 +163,22 @@ def table(report: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = command_line(__doc__, "ablations.json")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     card = json.loads((arguments.corpus / "card.json").read_text("utf-8"))
-    limit = float(card["measure"]["time_limit"] or np.inf)
+    rules = {"n_folds": arguments.folds, "limit": float(card["measure"]["time_limit"] or np.inf)}
     rows: list[Row] = []
     for half in range(arguments.halves):
         meta, worlds = load_worlds(arguments.corpus, half)
         for seed in range(arguments.seeds):
-            rows += run(meta, worlds, n_folds=arguments.folds, seed=seed, limit=limit)
-    report = summarise(rows)
-    n_datasets = len({row["dataset"] for row in rows})
-    arguments.report.write_text(json.dumps({"n_datasets": n_datasets, "ways": report}, indent=1) + "\n")
-    print(f"{n_datasets} datasets that are not flat\n\n{table(report)}")
+            rows += run(meta, worlds, seed=seed, quick=arguments.quick, **rules)
+    dev = {entry.name for entry in load_collection("dev")}
+    report = {}
+    for name, part in {"all": rows, "dev": [row for row in rows if row["dataset"] in dev]}.items():
+        report[name] = {"n_datasets": len({row["dataset"] for row in part}), "ways": summarise(part)}
+        print(f"\n{name}: {report[name]['n_datasets']} datasets that are not flat\n\n{table(report[name]['ways'])}")
+    arguments.report.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
