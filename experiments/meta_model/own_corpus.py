@@ -37,6 +37,7 @@ from autometa.meta_training import TrainingOptions, train_meta_model
 from autometa.metrics import task_metrics
 
 KS = (1, 3, 5, 10)
+SIZES = {"fewer than 500 rows": (0, 500), "500 to 1,500 rows": (500, 1_500), "more rows": (1_500, np.inf)}
 LEVEL = 0.8
 HERE = Path(__file__).parent
 CORPUS = HERE.parent.parent / "autometa" / "pretrained" / "corpus"
@@ -235,6 +236,7 @@ def forecasts(
         "absolute_error": float(np.mean(np.abs(belief.mean - case.raw)[known])) / unit,
         "absolute_error_of_mean": float(np.nanmean(np.abs(average - case.raw)[known])) / unit,
         "sampling_error": float(np.mean(np.abs(case.held - case.raw)[known])) / unit,
+        "n_rows": 10.0 ** features.get("log_rows", np.nan),
         "trust": belief.prior.trust,
         "novelty": belief.prior.novelty,
         "family_top3": float(best_family in by_belief[:3]),
@@ -339,11 +341,16 @@ def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
         first, single, oracle = (curves[m][:, 0].mean() for m in ("belief", "single", "oracle"))
         block["gap_closed_before_any_trial"] = float((first - single) / max(1e-9, oracle - single))
         everyone = np.array([o.group for o in part])
-        for fact in part[0].facts:
+        for fact in [f for f in part[0].facts if f != "n_rows"]:
             block[fact] = interval(np.array([o.facts[fact] for o in part]), everyone)
         block["coverage@0, by source"] = interval(
             np.array([o.facts["coverage@0"] for o in part]), everyone, source_weights(part)
         )
+        coverage, n_rows = (np.array([o.facts[f] for o in part]) for f in ("coverage@0", "n_rows"))
+        for name, (low, high) in SIZES.items():
+            inside = (n_rows >= low) & (n_rows < high)
+            if inside.any():
+                block[f"coverage@0, {name}"] = interval(coverage[inside], everyone[inside])
         top3 = np.array([o.facts["family_top3"] - o.facts["family_top3_fixed"] for o in part])
         block["family_top3_gain"] = interval(top3, everyone)
         report[task] = block
