@@ -23,13 +23,12 @@ class AutoMeta(Peer):
     options: ClassVar[Mapping[str, Any]] = {}
 
     def load(self):
-        import autometa
+        from autometa import AutoMetaClassifier, AutoMetaRegressor
 
-        self.autometa = autometa
+        self.estimator = AutoMetaClassifier if self.clf else AutoMetaRegressor
 
     def fit(self, X, y):
-        estimator = self.autometa.AutoMetaClassifier if self.clf else self.autometa.AutoMetaRegressor
-        self.model = estimator(
+        self.model = self.estimator(
             self.ctx.budget,
             n_jobs=self.ctx.n,
             random_state=self.ctx.seed,
