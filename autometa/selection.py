@@ -393,7 +393,7 @@ def _reasons(model: MetaModel, features: pd.Series, candidates: Sequence[Candida
             "1 is the distance from the median candidate to the best."
         )
     change = counterfactual(model, dict(features.items()), candidates, metric=metric)
-    if change is not None:
+    if change is not None and change[1] != best.family:  # the ranking also knows what the forecast alone does not
         lines.append(f"With {change[0]:.0f} times the rows {change[1]} would lead.")
     return lines
 

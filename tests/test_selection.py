@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from sklearn.datasets import load_diabetes, load_iris
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 from test_tuning import Keeper
 
@@ -181,3 +182,11 @@ def test_no_candidate_is_listed_twice(selection):
     keys = [(c.family, tuple(sorted((k, str(v)) for k, v in c.config.items()))) for c in selection.candidates]
     values = [(c.family, frozenset(c.config.items())) for c in selection.candidates]
     assert len(set(values)) == len(values) == len(set(keys))
+
+
+def test_a_counterfactual_names_another_family_than_the_leader() -> None:
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    kept, _, labels, _ = train_test_split(X, y, test_size=0.25, random_state=0, stratify=y)
+    selection = select(kept, labels)
+    told = [reason for reason in selection.reasons if "would lead" in reason]
+    assert not any(f" {selection.candidates[0].family} would lead" in reason for reason in told)
