@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autometa.exceptions import ArtefactError
@@ -27,9 +27,9 @@ from autometa.meta_model.outputs import Output
 from autometa.meta_model.pool import CandidatePool, View
 from autometa.meta_model.priors import Covariance, Floats, Prior, SecondsPrior, kernel
 from autometa.meta_model.regressors import Forest, MLPBag, Ridge
+from autometa.meta_model.saved import read_saved
 
 FORMAT_VERSION = 2
-MAX_WEIGHT_BYTES = 64 * 2**20
 
 
 class MetaModel(nn.Module):
@@ -137,8 +137,9 @@ class MetaModel(nn.Module):
         view = self._view(head, candidates)
         bold, trust = head.trust(task, novelty, opening=False), head.trust(task, novelty)
         mean, covariance = self._joint(head, head.forecast(outputs, recalled=recalled, trust=bold), view)
-        careful = head.forecast(outputs, recalled=recalled, trust=trust)  # (P,)
-        opening = None if trust == bold else self._centred(head, careful, view)[0] - mean
+        opening = None
+        if trust != bold:
+            opening = self._centred(head, head.forecast(outputs, recalled=recalled, trust=trust), view)[0] - mean
         bandwidth = head.settings["bandwidth"]
         shifts = np.zeros((0, len(candidates)))
         if bandwidth < 1:
@@ -180,8 +181,7 @@ class MetaModel(nn.Module):
         x, novelty = self._read(meta_features)
         outputs = [learner(x) for learner in self.learners]
         trust = head.trust(str(meta_features.get("task", "")), novelty) if trust is None else trust
-        recalled = self._recall(x, self.metrics[0] if metric is None else metric)
-        pool_mean = head.forecast(outputs, recalled=recalled, trust=trust)  # (P,)
+        pool_mean = head.forecast(outputs, recalled=self._recall(x, metric), trust=trust)  # (P,)
         return self._centred(head, pool_mean, self._view(head, candidates))[0]
 
     def trust(self, meta_features: pd.Series | Mapping[str, Any], metric: str | None = None) -> float:
@@ -195,7 +195,7 @@ class MetaModel(nn.Module):
         novelty = math.nan if self.novelty is None else float(self.novelty.percentile(encoded, table)[0])
         return torch.from_numpy(encoded).to(self._device, torch.float32), novelty  # (1, D)
 
-    def _recall(self, x: Tensor, metric: str) -> Tensor | None:
+    def _recall(self, x: Tensor, metric: str | None) -> Tensor | None:
         """What the memory expects the learners to get wrong on one dataset, by candidate of the head, shape (P,)."""
         if self.memory is None or not len(self.memory):
             return None
@@ -335,23 +335,12 @@ class MetaModel(nn.Module):
         ArtefactError
             A file is missing, damaged, too large or of another format.
         """
-        folder = Path(folder)
-        card_path, weights_path = folder / "card.json", folder / "weights.safetensors"
-        for path in (card_path, weights_path):
-            if not path.is_file():
-                raise ArtefactError(f"A meta-model folder must hold {path.name}. There is none in {str(folder)!r}.")
-        if weights_path.stat().st_size > MAX_WEIGHT_BYTES:
-            raise ArtefactError(f"{path.name} must be at most {MAX_WEIGHT_BYTES} bytes large. It is larger.")
+        state, card = read_saved(
+            folder, weights="weights.safetensors", card="card.json", kind="meta-model", format_version=FORMAT_VERSION
+        )
         try:
-            card = json.loads(card_path.read_text("utf-8"))
-            if card.get("format_version") != FORMAT_VERSION:
-                raise ArtefactError(
-                    f"The meta-model must have format version {FORMAT_VERSION}. Got {card.get('format_version')!r}."
-                )
             model = _build(cls, card)
-            model.load_state_dict(load_file(weights_path))
-        except ArtefactError:
-            raise
+            model.load_state_dict(state)
         except Exception as error:
             raise ArtefactError(f"The meta-model in {str(folder)!r} cannot be read: {error}") from error
         return model

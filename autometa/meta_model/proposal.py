@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributions import Beta, kl_divergence
 
@@ -25,7 +25,7 @@ from autometa.exceptions import ArtefactError
 from autometa.family import Candidate
 from autometa.meta_model.belief import Floats
 from autometa.meta_model.encoders import FeatureEncoder
-from autometa.meta_model.model import MAX_WEIGHT_BYTES
+from autometa.meta_model.saved import read_saved
 from autometa.search_space import SearchSpace
 
 FORMAT_VERSION = 1
@@ -174,7 +174,9 @@ class ProposalPolicy(nn.Module):
         ArtefactError
             A file is missing, damaged, or a search space has changed since.
         """
-        state, card = _read(folder)
+        state, card = read_saved(
+            folder, weights="proposal.safetensors", card="proposal.json", kind="proposal", format_version=FORMAT_VERSION
+        )
         try:
             described = dict(card["spaces"])
             changed = [n for n in described if n not in spaces or _describe({n: spaces[n]})[n] != described[n]]
@@ -188,26 +190,6 @@ class ProposalPolicy(nn.Module):
         except Exception as error:
             raise ArtefactError(f"The proposal policy in {str(folder)!r} cannot be read: {error}") from error
         return policy.eval()
-
-
-def _read(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and card of a saved policy, checked."""
-    folder = Path(folder)
-    weights_path, card_path = folder / "proposal.safetensors", folder / "proposal.json"
-    for path in (weights_path, card_path):
-        if not path.is_file():
-            raise ArtefactError(f"The folder must hold {path.name}. There is none in {str(folder)!r}.")
-    if weights_path.stat().st_size > MAX_WEIGHT_BYTES:
-        raise ArtefactError(f"{weights_path.name} must be at most {MAX_WEIGHT_BYTES} bytes large. It is larger.")
-    try:
-        card = json.loads(card_path.read_text("utf-8"))
-        found = card.get("format_version")
-        state = load_file(weights_path)
-    except Exception as error:
-        raise ArtefactError(f"The proposal in {str(folder)!r} cannot be read: {error}") from error
-    if found != FORMAT_VERSION:
-        raise ArtefactError(f"The proposal must have format version {FORMAT_VERSION}. Got {found!r}.")
-    return state, card
 
 
 @dataclass(frozen=True, eq=False)

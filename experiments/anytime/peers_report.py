@@ -49,7 +49,7 @@ def errors(runs: pd.DataFrame) -> pd.DataFrame:
     table = runs.pivot_table(index="dataset", columns="peer", values="error", aggfunc="mean", dropna=False)
     failed = runs.assign(failed=runs["error"].isna()).groupby(["dataset", "peer"])["failed"].any().unstack()
     complete = failed.notna().all(axis=1)
-    return table.where(~failed.fillna(True).astype(bool))[complete]
+    return table[complete].mask(failed[complete].astype(bool))
 
 
 def normalised(table: pd.DataFrame) -> pd.DataFrame:
