@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import ndtri
 
@@ -12,7 +13,7 @@ from autometa.meta_model.belief import Belief, Covariance, Prior, ScalePrior
 from autometa.meta_model.calibration import PROBABILITIES, Calibration, conformal_quantiles
 from autometa.meta_model.heads import SizeScale, fade
 from autometa.meta_model.novelty import Novelty
-from autometa.meta_training.rehearsal import SHARES, choice_gains
+from autometa.meta_training.rehearsal import SHARES, calibrations, choice_gains
 
 
 def test_every_group_weighs_the_same() -> None:
@@ -68,6 +69,26 @@ def test_a_probed_belief_has_quantiles_of_its_own_and_else_those_of_one_trial() 
     assert probed.ends(0.8, 0, probed=True)[1] == pytest.approx(5 * width)
     assert probed.ends(0.8, 0)[1] == pytest.approx(width)
     assert Calibration.from_spec(probed.spec).ends(0.8, 0, probed=True)[1] == pytest.approx(5 * width, rel=1e-3)
+
+
+def test_small_and_large_tables_have_intervals_of_their_own() -> None:
+    """Errors of small tables reach twice as far: one calibration for all would cover them too rarely."""
+    rng, n_groups = np.random.default_rng(2), 200
+    group = np.repeat(np.arange(n_groups), 10)
+    log_rows = np.where(group % 2 == 0, 2.0, 3.5)
+    z = rng.normal(size=len(group)) * np.where(log_rows < 3, 2.0, 1.0)
+    errors = pd.DataFrame({"stage": 0, "z": z, "probed": False, "task": "binary", "group": group, "log_rows": log_rows})
+    for task in ("", "binary"):
+        spec = calibrations(errors)[task]
+        for rows, width in ((2.0, 2.0), (3.5, 1.0)):
+            low, high = Calibration.from_spec(spec).for_rows(rows).ends(0.8, 0)
+            here = z[log_rows == rows]
+            assert np.mean((here > low) & (here < high)) == pytest.approx(0.8, abs=0.03)
+            assert high == pytest.approx(width * ndtri(0.9), rel=0.12)
+        unknown = Calibration.from_spec(spec).for_rows(float("nan"))
+        assert unknown.by_rows is not None
+    for less in (errors.assign(log_rows=np.nan), errors[errors["group"] < 12]):  # sizes not known, too few groups
+        assert Calibration.from_spec(calibrations(less)[""]).by_rows is None
 
 
 def test_novelty_is_a_percentile() -> None:

@@ -9,7 +9,7 @@ two ends are calibrated apart.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,9 @@ class Calibration:
     quantiles : ndarray of shape (n_stages, len(PROBABILITIES))
     probed : Calibration or None
         Of a belief that has also seen scores after training on few rows; ``None``: not known.
+    by_rows : tuple of float or None
+        Decimal logarithm of the rows that part small tables from large ones, and the factors by which the quantiles of
+        the small and of the large ones differ from these; ``None``: not known.
 
     Examples
     --------
@@ -44,18 +47,30 @@ class Calibration:
     stages: tuple[int, ...]
     quantiles: Floats
     probed: Calibration | None = None
+    by_rows: tuple[float, float, float] | None = None
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Calibration:
         """What :attr:`spec` wrote."""
         probed = cls.from_spec(spec["probed"]) if "probed" in spec else None
-        return cls(tuple(spec["stages"]), np.array(spec["quantiles"], dtype=float), probed)
+        by_rows = tuple(spec["by_rows"]) if "by_rows" in spec else None
+        return cls(tuple(spec["stages"]), np.array(spec["quantiles"], dtype=float), probed, by_rows)
 
     @property
     def spec(self) -> dict[str, Any]:
         """As JSON."""
         probed = {} if self.probed is None else {"probed": self.probed.spec}
-        return {"stages": list(self.stages), "quantiles": self.quantiles.round(3).tolist(), **probed}
+        by_rows = {} if self.by_rows is None else {"by_rows": list(self.by_rows)}
+        return {"stages": list(self.stages), "quantiles": self.quantiles.round(3).tolist(), **probed, **by_rows}
+
+    def for_rows(self, log_rows: float) -> Calibration:
+        """The calibration of a table with so many rows (decimal logarithm); the same where they are not known."""
+        if self.by_rows is None or not np.isfinite(log_rows):
+            return self
+        limit, small, large = self.by_rows
+        factor = small if log_rows < limit else large
+        probed = None if self.probed is None else replace(self.probed, quantiles=factor * self.probed.quantiles)
+        return replace(self, quantiles=factor * self.quantiles, probed=probed, by_rows=None)
 
     def quantile(self, probability: float, n_trials: int) -> float:
         """Quantile of the standardised error; beyond the outermost kept ones they grow as a Gaussian's do."""

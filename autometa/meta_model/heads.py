@@ -187,11 +187,11 @@ class Head(nn.Module):
         found = self.settings.get("outputs", {})
         return {name: Relation.from_spec(by_task.get(task, by_task[""])) for name, by_task in found.items()}
 
-    def calibration(self, task: str) -> Calibration | None:
-        """Calibration of the intervals for this task, else the one for all; ``None`` before any was made."""
+    def calibration(self, task: str, meta_features: Mapping[str, Any]) -> Calibration | None:
+        """Calibration of the intervals for this task and size, else the one for all; ``None`` before any was made."""
         found = self.settings.get("calibration", {})
         spec = found.get(task, found.get(""))
-        return None if spec is None else Calibration.from_spec(spec)
+        return None if spec is None else Calibration.from_spec(spec).for_rows(_number(meta_features.get(SIZES[0])))
 
     def covariance(self, target: Floats) -> Floats:
         """Shrunk covariance of the residuals, shape (P, P); ``target`` is the structured correlation."""

@@ -149,8 +149,9 @@ class MetaModel(nn.Module):
         scale = replace(head.scale_prior(x), unit=self._unit(metric, features))
         prior = Prior(
             mean, _scaled(covariance, bandwidth), scale, shifts=shifts, noise=head.settings["noise"],
-            noise_share=head.noise_share(task), calibration=head.calibration(task), trust=trust, novelty=novelty,
-            opening=opening, tail=_spread_over(head.tail.cpu().numpy()[None], head, view, len(self.pool))[0],
+            noise_share=head.noise_share(task), calibration=head.calibration(task, features), trust=trust,
+            novelty=novelty, opening=opening,
+            tail=_spread_over(head.tail.cpu().numpy()[None], head, view, len(self.pool))[0],
             outputs={} if scale.relative else self._outputs(head, view, metric, features),
         )  # fmt: skip
         timed = self.seconds_head
@@ -162,7 +163,8 @@ class MetaModel(nn.Module):
         mean, covariance = self._joint(timed, timed.forecast(outputs, trust=trust, meta_features=features), view)
         speed, speed_std = self._speed(timed, machine_seconds)
         noise = timed.settings["noise"]
-        return Belief(prior, SecondsPrior(mean + speed, covariance, speed_std, noise, timed.calibration("")))
+        calibration = timed.calibration("", features)
+        return Belief(prior, SecondsPrior(mean + speed, covariance, speed_std, noise, calibration))
 
     @torch.no_grad()
     def forecast(

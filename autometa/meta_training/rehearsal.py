@@ -19,7 +19,7 @@ from autometa.family import Candidate
 from autometa.meta_dataset import MetaDataset, candidate_key
 from autometa.meta_model import Belief, MetaModel
 from autometa.meta_model.calibration import Calibration, conformal_quantiles
-from autometa.meta_model.heads import fade
+from autometa.meta_model.heads import SIZES, fade
 from autometa.meta_model.outputs import TrainRows, output_name
 from autometa.meta_model.priors import Floats
 from autometa.meta_training.parts import Caution, Parts, TrainingOptions, learn, task_names, with_relations
@@ -86,9 +86,9 @@ def rehearse(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> 
     caution = replace(caution, noise_share=noise)
     errors = pd.concat([_errors(*act, caution) for act in acts], ignore_index=True)
     scores = errors[errors["metric"] != ""]
-    calibration = {str(metric): _by_task(part) for metric, part in scores.groupby("metric", sort=False)}
+    calibration = {str(metric): calibrations(part) for metric, part in scores.groupby("metric", sort=False)}
     timed = errors[errors["metric"] == ""]
-    seconds = _by_task(timed, by_task=False) if len(timed) else {}
+    seconds = calibrations(timed, by_task=False) if len(timed) else {}
     report = {
         "shrink": lasting, "opening": single, "threshold": threshold, "noise_share": noise,
         "gains": {kind: _gain_report(cases, kind) for kind in ("choice", "search")},
@@ -195,7 +195,8 @@ def _threshold(cases: Sequence[Case], shrink: Mapping[str, float]) -> float:
 class _Act:
     """What one dataset of a rehearsal measured, and what was believed of it before: arrays over its candidates.
 
-    ``few`` (n,) holds scores after training on ``few_rows`` rows, NaN where there are none.
+    ``few`` (n,) holds scores after training on ``few_rows`` rows, NaN where there are none; ``log_rows`` is the decimal
+    logarithm of the rows, NaN where it is not known.
     """
 
     belief: Belief
@@ -205,6 +206,7 @@ class _Act:
     seconds: Floats
     few: Floats
     few_rows: int
+    log_rows: float
     metric: str
     task: str
     group: str
@@ -219,6 +221,7 @@ def _acts(
     """
     model = parts.assemble(caution, {"trained_on": []})  # its scores are in units already, as those of the tables are
     tasks = dict(zip(test.datasets, map(str, task_names(test.meta_features)), strict=True))
+    log_rows = test.meta_features.get(SIZES[0], pd.Series(np.nan, index=test.datasets)).astype(float)
     everyone = [Candidate(family, config) for family, config in model.pool.candidates]
     seconds = test.seconds_table().reindex(columns=[candidate_key(c.family, c.config) for c in everyone])
     timed: set[str] = set()
@@ -237,7 +240,7 @@ def _acts(
                 model.belief(features, candidates, metric), model.forecast(features, candidates, metric, trust=0.0),
                 raw[known], errors.loc[name].to_numpy()[known],
                 np.full_like(times, np.nan) if name in timed else times, few_scores, n_rows,
-                metric, tasks[name], str(test.groups[name]),
+                log_rows[name], metric, tasks[name], str(test.groups[name]),
             )  # fmt: skip
             timed.add(name)
 
@@ -288,7 +291,7 @@ def _errors(parts: Parts, train: MetaDataset, test: MetaDataset, caution: Cautio
             found.append(again[again["metric"]])
         for part in found:
             names = part["metric"].map({True: act.metric, False: ""})
-            frames.append(part.assign(metric=names, task=act.task, group=act.group))
+            frames.append(part.assign(metric=names, task=act.task, group=act.group, log_rows=act.log_rows))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -329,15 +332,49 @@ def _tried(belief: Belief, act: _Act) -> Belief:
     return belief.observe(index, float(act.raw[index]), standard_error=error, seconds=float(act.seconds[index]))
 
 
-def _by_task(errors: pd.DataFrame, *, by_task: bool = True) -> dict[str, Any]:
-    """Calibrations of all tasks together (``""``) and of each task with enough groups."""
-    everyone = _calibration(errors)
+def calibrations(errors: pd.DataFrame, *, by_task: bool = True) -> dict[str, Any]:
+    """Calibrations of all tasks together (``""``) and of each task with enough groups, as their specs.
+
+    Parameters
+    ----------
+    errors : DataFrame
+        One row per forecast: stage, z (standardised error), probed, task, group, log_rows.
+    by_task : bool, default=True
+    """
+    by_rows = _by_rows(errors[~errors["probed"]])
+    if by_rows is not None:
+        limit, small, large = by_rows
+        errors = errors.assign(z=errors["z"] / np.where(errors["log_rows"] < limit, small, large))
+    everyone = replace(_calibration(errors), by_rows=by_rows)
     result = {"": everyone.spec}
     for task, part in errors.groupby("task") if by_task else ():
         if part["group"].nunique() >= _MIN_GROUPS and str(task):
             own = _calibration(part)
-            result[str(task)] = replace(own, probed=own.probed or everyone.probed).spec
+            result[str(task)] = replace(own, probed=own.probed or everyone.probed, by_rows=by_rows).spec
     return result
+
+
+def _by_rows(errors: pd.DataFrame) -> tuple[float, float, float] | None:
+    """Where small tables end, and how much farther their errors reach than all, and those of the large ones.
+
+    The reach is what 80 % of the errors keep within, every group weighing the same. ``None`` where the rows are not
+    known or either part has too few groups.
+    """
+    limit = round(float(errors.groupby("group")["log_rows"].median().median()), 3)
+    small, reach = errors["log_rows"] < limit, _reach(errors)
+    parts = (errors[small], errors[~small])
+    known = np.isfinite(errors["log_rows"]).all() and reach > 0
+    if not known or min(part["group"].nunique() for part in parts) < _MIN_GROUPS:
+        return None
+    return limit, round(_reach(parts[0]) / reach, 3), round(_reach(parts[1]) / reach, 3)
+
+
+def _reach(errors: pd.DataFrame) -> float:
+    """What 80 % of the absolute errors keep within, every group weighing the same."""
+    weight = 1.0 / errors.groupby("group")["z"].transform("size").to_numpy()
+    size = np.abs(errors["z"].to_numpy())
+    order = np.argsort(size)
+    return float(np.interp(0.8, np.cumsum(weight[order]) / weight.sum(), size[order]))
 
 
 def _calibration(errors: pd.DataFrame) -> Calibration:

@@ -1,12 +1,12 @@
 """Does the meta-model know a good learning rate, schedule, optimiser and birth of a net before any trial?
 
-    python experiments/meta_model/neural_settings.py [--corpus FOLDER] [--folds 5] [--halves 2]
+    python experiments/meta_model/neural_settings.py [--corpus FOLDER] [--folds 5] [--halves 2] [--seeds 1]
 
 Among the neural candidates that were run on a dataset, the one with the best forecast is taken without a trial. Whole
 groups are left out of the training. Log loss or RMSE; 0 is the best neural candidate (chosen on one half of the splits,
 as the forecast's training scores are, and scored on the other), 1 the constant predictor. "Best fixed" is the candidate
-with the best mean on the training datasets. Datasets whose range from constant to best is below two standard errors
-are left out. One at a time: only candidates that differ in one setting alone.
+with the best mean on the training datasets that all of them were run on. Datasets whose range from constant to best is
+below two standard errors are left out. One at a time: only candidates that differ in one setting alone.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ NEURAL = ("mlp", "tabm")
 SETTINGS = ("learning_rate", "schedule", "optimizer", "init")
 METRICS = {TaskType.BINARY: "log_loss", TaskType.MULTICLASS: "log_loss", TaskType.REGRESSION: "rmse"}
 NEAR = 0.01
+MIN_DATASETS = 5
+"""Training datasets that a best fixed candidate is chosen on, at least; all candidates were run on each."""
 
 Row = dict[str, Any]
 
@@ -76,15 +78,16 @@ def run(meta: MetaDataset, worlds: list[World], *, n_folds: int, seed: int) -> I
                 for among, parts in choices(case.candidates).items():
                     for part in parts:
                         open_ = [i for i in part if np.isfinite(case.raw[i])]
-                        column = np.array([np.nanmean(table[:, case.columns[i]]) for i in open_])
-                        if len(open_) < 2 or not np.isfinite(column).all():
+                        known_losses = table[:, case.columns[open_]]
+                        known_losses = known_losses[np.isfinite(known_losses).all(axis=1)]
+                        if len(open_) < 2 or len(known_losses) < MIN_DATASETS:
                             continue
                         best = open_[int(np.argmax(case.raw[open_]))]
                         span = case.held[best] - constant
                         if span < 2 * case.error[best]:
                             continue
                         taken = open_[int(np.argmax(forecast[open_]))]
-                        fixed = open_[int(np.argmin(column))]
+                        fixed = open_[int(np.argmin(known_losses.mean(axis=0)))]
                         loss = (case.held[best] - case.held) / span
                         yield {
                             "dataset": name, "group": str(meta.groups[name]), "task": world.task, "among": among,
@@ -127,12 +130,14 @@ def table(report: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = command_line(__doc__, "neural_settings.json")
+    parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[Row] = []
     for half in range(arguments.halves):
         meta, worlds = load_worlds(arguments.corpus, half, METRICS)
-        rows += run(meta, worlds, n_folds=arguments.folds, seed=0)
+        for seed in range(arguments.seeds):
+            rows += run(meta, worlds, n_folds=arguments.folds, seed=seed)
     report = summarise(rows)
     arguments.report.write_text(json.dumps(report, indent=1) + "\n")
     print(table(report))

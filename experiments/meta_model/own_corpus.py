@@ -1,6 +1,6 @@
 """Leave-group-out test of the meta-model on the shipped corpus, against the greedy portfolio and the best single one.
 
-Usage: python experiments/meta_model/own_corpus.py [--corpus FOLDER] [--folds 5] [--seeds 1] [--report FILE]
+Usage: python experiments/meta_model/own_corpus.py [--corpus FOLDER] [--folds 5] [--seeds 1] [--n-jobs 1]
 
 Writes the summary to the report (JSON) and one row per dataset, half and seed beside it (CSV).
 
@@ -15,6 +15,7 @@ same model without the former. Figures weighted by source let each source of dat
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
 
 from autometa.data import TaskType
 from autometa.experiment.simulation import FLOOR, greedy_portfolio, incumbent_curve
@@ -292,6 +294,12 @@ def run(
     return outcomes
 
 
+def run_half(folder: Path, half: int, sources: dict[str, str], **options: Any) -> list[Outcome]:
+    """All folds, with this half of the splits to choose by; in a process of its own."""
+    torch.set_num_threads(1)
+    return run(*load_worlds(folder, half), sources, **options)
+
+
 def blind(meta: MetaDataset) -> MetaDataset:
     """The same evaluations with the task as the only meta-feature."""
     return MetaDataset(meta.evaluations, meta.meta_features[["task"]], meta.groups)
@@ -390,19 +398,19 @@ def command_line(description: str | None, report: str) -> argparse.ArgumentParse
 def main() -> None:
     parser = command_line(__doc__, "own_corpus.json")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--n-jobs", type=int, default=1, help="halves and seeds at a time")
     parser.add_argument("--ablate", action="store_true", help="also the belief without meta-features")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    outcomes = []
     sources = source_names(arguments.corpus)
     card = json.loads((arguments.corpus / "card.json").read_text("utf-8"))
-    limit = float(card["measure"]["time_limit"] or np.inf)
-    for half in range(arguments.halves):
-        meta, worlds = load_worlds(arguments.corpus, half)
-        for seed in range(arguments.seeds):
-            outcomes += run(
-                meta, worlds, sources, n_folds=arguments.folds, seed=seed, limit=limit, ablate=arguments.ablate
-            )
+    options = {
+        "n_folds": arguments.folds, "limit": float(card["measure"]["time_limit"] or np.inf), "ablate": arguments.ablate
+    }  # fmt: skip
+    parts = Parallel(arguments.n_jobs)(
+        delayed(run_half)(arguments.corpus, half, sources, seed=seed, **options)
+        for half, seed in itertools.product(range(arguments.halves), range(arguments.seeds))
+    )
+    outcomes = list(itertools.chain.from_iterable(parts))
     report = {"folds": arguments.folds, "seeds": arguments.seeds, "tasks": summarise(outcomes)}
     arguments.report.write_text(json.dumps(report, indent=1) + "\n")
     rows(outcomes).to_csv(arguments.report.with_suffix(".csv"), index=False, float_format="%.4g")
