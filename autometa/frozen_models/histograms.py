@@ -79,7 +79,8 @@ class FrozenHistogram:
         """From a fitted HistGradientBoostingClassifier or HistGradientBoostingRegressor."""
         trees = [tree for stage in model._predictors for tree in stage]
         counts = [len(tree.nodes) for tree in trees]
-        rows: Any = np.concatenate([tree.nodes for tree in trees])
+        # np.concatenate compares the fields of every pair of arrays, which takes ten times as long
+        rows: Any = np.frombuffer(b"".join(tree.nodes.tobytes() for tree in trees), dtype=trees[0].nodes.dtype)
         leaf = rows["is_leaf"].astype(bool)
         nodes = {name: rows[field] for field, name in {**_FIELDS, "value": "value"}.items()}
         bitsets = [len(tree.raw_left_cat_bitsets) for tree in trees]
