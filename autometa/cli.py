@@ -81,11 +81,10 @@ def fit(
             raise ValueError(f"{str(output)!r} exists already. Choose another name or pass --overwrite.")
         dataset = as_dataset(data, target=target, task=task, groups=groups, time=time)
         face = AutoMetaClassifier if dataset.task.is_classification else AutoMetaRegressor
-        y = dataset.y if dataset.classes is None else dataset.classes[dataset.y]
         model = face(
             budget, max_trials=max_trials, metric=metric, families=_names(families), n_jobs=n_jobs, random_state=seed,
             experience=experience, verbose=int(not as_json and sys.stderr.isatty()),
-        ).fit(dataset.X, y, groups=dataset.groups, time=dataset.time)  # fmt: skip
+        ).fit(dataset.X, dataset.labels, groups=dataset.groups, time=dataset.time)  # fmt: skip
         model.data_summary_ = replace(model.data_summary_, name=dataset.name)  # fit itself sees a table without a name
         save(model, output, overwrite=overwrite)
         if as_json:

@@ -194,6 +194,11 @@ class Dataset:
         return 0 if self.classes is None else len(self.classes)
 
     @property
+    def labels(self) -> NDArray[Any]:
+        """The target as it was given, of shape (n_rows,): class labels, or values for regression."""
+        return self.y if self.classes is None else self.classes[self.y]
+
+    @property
     def n_categorical(self) -> int:
         """Number of columns of kind ``CATEGORICAL``."""
         return sum(kind is ColumnKind.CATEGORICAL for kind in self.kinds.values())

@@ -340,8 +340,7 @@ def _fit_weight(dataset: Dataset, class_weight: Mapping[Any, float] | str | None
     """Sample weights times class weights: what fits see. Scores see the sample weights alone."""
     if class_weight is None or not dataset.task.is_classification:
         return dataset.sample_weight
-    labels = dataset.y if dataset.classes is None else dataset.classes[dataset.y]
-    weight = compute_sample_weight(class_weight, labels)
+    weight = compute_sample_weight(class_weight, dataset.labels)
     return weight if dataset.sample_weight is None else weight * dataset.sample_weight
 
 

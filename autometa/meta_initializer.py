@@ -238,8 +238,7 @@ def _read_tables(
     tasks = set()
     for table in tables:
         if isinstance(table, Dataset):
-            frame = table.X
-            y = table.y if table.classes is None else table.classes[table.y]
+            frame, y = table.X, table.labels
             tasks.add(TaskType.REGRESSION if table.classes is None else TaskType.MULTICLASS)
         else:
             frame, y = as_frame(table[0]), np.asarray(table[1])

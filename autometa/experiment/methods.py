@@ -145,9 +145,9 @@ def _measure(method: Method, candidate: Candidate, dataset: Dataset, splits: Seq
         part = dataset.take(train)
         started = time.perf_counter()
         model = method.estimator(part, candidate.config, seed)
-        model.fit(part.X, _labels(part))
+        model.fit(part.X, part.labels)
         fitted = time.perf_counter()
-        prediction = _predict(model, dataset, test)
+        prediction = predict_rows(model, dataset, test)
         predict_seconds.append(time.perf_counter() - fitted)
         fit_seconds.append(fitted - started)
         for metric in metrics:
@@ -159,12 +159,22 @@ def _measure(method: Method, candidate: Candidate, dataset: Dataset, splits: Seq
     )  # fmt: skip
 
 
-def _labels(dataset: Dataset) -> NDArray[Any]:
-    return dataset.y if dataset.classes is None else dataset.classes[dataset.y]
+def predict_rows(model: Any, dataset: Dataset, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    """What a fitted estimator answers on some rows of a dataset.
 
+    Parameters
+    ----------
+    model : estimator
+        Fitted on a part of the dataset, with its labels.
+    dataset : Dataset
+    rows : ndarray of int
+        Positions.
 
-def _predict(model: Any, dataset: Dataset, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Values of shape (n_rows,), or probabilities of shape (n_rows, n_classes), 0 for classes never seen."""
+    Returns
+    -------
+    ndarray
+        Values of shape (n_rows,), or probabilities of shape (n_rows, n_classes), 0 for classes never seen.
+    """
     table = dataset.X.iloc[rows]
     if dataset.classes is None:
         return np.asarray(model.predict(table), dtype=np.float64)

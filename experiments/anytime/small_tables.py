@@ -35,6 +35,7 @@ import autometa.opening
 from autometa import AutoMetaClassifier, AutoMetaRegressor
 from autometa.collection import load_collection, load_entry
 from autometa.data import Dataset, TaskType
+from autometa.experiment.methods import predict_rows
 from autometa.meta_dataset import MetaDataset
 from autometa.meta_model import MetaModel
 from autometa.meta_training import train_meta_model
@@ -95,27 +96,20 @@ def valued_by_gain(task: TaskType) -> Iterator[None]:
 def measure(dataset: Dataset, arm: Arm | None, model: Any, *, budget: float, seed: int) -> dict[str, Any]:
     """One fit and its error on the held-out rows, as ``peers_report.py`` reads it; no arm: the constant predictor."""
     is_classification = dataset.task.is_classification
-    labels = dataset.y if dataset.classes is None else dataset.classes[dataset.y]
     stratify = dataset.y if is_classification and np.bincount(dataset.y).min() > 1 else None
     train, test = train_test_split(np.arange(dataset.n_rows), test_size=0.25, stratify=stratify, random_state=seed)
     started = time.perf_counter()
     if arm is None:
         fitted: Any = DummyClassifier(strategy="prior") if is_classification else DummyRegressor()
-        fitted.fit(np.zeros((len(train), 1)), labels[train])
+        fitted.fit(dataset.X.iloc[train], dataset.labels[train])
     else:
         kind = AutoMetaClassifier if is_classification else AutoMetaRegressor
         search = kind(budget, ensemble=arm.ensemble, meta_model=model, random_state=seed)
         with valued_by_gain(dataset.task) if arm.by_gain else contextlib.nullcontext():
-            fitted = search.fit(dataset.X.iloc[train], labels[train])
+            fitted = search.fit(dataset.X.iloc[train], dataset.labels[train])
     seconds = time.perf_counter() - started
-    table = np.zeros((len(test), 1)) if arm is None else dataset.X.iloc[test]
-    if dataset.classes is None:
-        prediction = fitted.predict(table)
-    else:
-        prediction = np.zeros((len(test), dataset.n_classes))
-        prediction[:, np.searchsorted(dataset.classes, fitted.classes_)] = fitted.predict_proba(table)
     metric = resolve_metric(None, dataset.task)
-    value = metric.from_score(metric.score(dataset.y[test], prediction, None))
+    value = metric.from_score(metric.score(dataset.y[test], predict_rows(fitted, dataset, test), None))
     return {"status": "ok", "metrics": {metric.name: float(value)}, "fit_s": seconds, "n_train": len(train)}
 
 

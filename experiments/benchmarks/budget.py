@@ -72,7 +72,7 @@ def fit_once(name: str, budget: float, seed: int) -> dict[str, Any]:
     imports = time.perf_counter() - started
     table, _, kind = name.partition(":")
     dataset = load_table(table)
-    labels = dataset.y if dataset.classes is None else dataset.classes[dataset.y]
+    labels = dataset.labels
     classify = dataset.task is not TaskType.REGRESSION
     train, test = train_test_split(
         np.arange(dataset.n_rows), test_size=0.25, random_state=seed, stratify=labels if classify else None

@@ -59,10 +59,9 @@ def fit_once(name: str, budget: float, seed: int) -> dict[str, Any]:
         pool.submit(pow, 2, 2).result()
     worker = (time.perf_counter() - started) / 2
     dataset = load_table(name)
-    labels = dataset.y if dataset.classes is None else dataset.classes[dataset.y]
     face = AutoMetaRegressor if dataset.task is TaskType.REGRESSION else AutoMetaClassifier
     cpu, began = time.process_time(), time.perf_counter()
-    model = face(budget, random_state=seed).fit(dataset.X, labels)
+    model = face(budget, random_state=seed).fit(dataset.X, dataset.labels)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     return {
         "dataset": name, "rows": dataset.n_rows, "budget": budget, "seed": seed, "imports": imports, "worker": worker,
