@@ -31,6 +31,7 @@ pretrained: $(STAMP)
 	rm -rf build/births
 	$(BIN)/python -m autometa.experiment collect experiments/corpus/core.toml $(CORPUS) --min-coverage 0.95
 	$(BIN)/python -m autometa.experiment collect experiments/corpus/small_rows.toml $(CORPUS)
+	$(BIN)/python -m autometa.experiment collect experiments/corpus/large_rows.toml $(CORPUS)
 	$(BIN)/python -m autometa.experiment collect experiments/corpus/births.toml build/births
 	$(BIN)/python -m autometa.experiment join $(CORPUS) build/births $(CORPUS)
 	OMP_NUM_THREADS=1 $(BIN)/autometa meta-train $(CORPUS) -o autometa/pretrained/meta_model

@@ -179,8 +179,7 @@ class _AutoMeta(CallbackSupportMixin, BaseEstimator):
                     select, dataset, metric=metric, families=families, meta_model=self.meta_model, random_state=seed,
                     this_machine=self.budget_unit == "seconds", experience=self.experience,
                     probe=budget.counts_time and budget.seconds >= BUDGET_SECONDS,
-                ),
-                dataset.n_rows,
+                )
             )  # fmt: skip
             self.data_summary_ = summarise(dataset, n_splits=len(evaluator.splits))
             search = _Search(
@@ -246,7 +245,7 @@ class _AutoMeta(CallbackSupportMixin, BaseEstimator):
         refitters = shared_workers(1, purpose="refit") if spare else shared_workers(n_workers)
         with progress_line(budget, metric, enabled=self.verbose > 0, estimator=self) as on_trial:
             result = tune(
-                evaluator, warm_start(search.selection, dataset.n_rows), families=search.families, metric=metric,
+                evaluator, warm_start(search.selection), families=search.families, metric=metric,
                 budget=budget, n_jobs=n_workers, random_state=evaluator.seed, on_trial=on_trial, later=later,
                 earlier=search.result, refit=refit, shared=search.shared,
             )  # fmt: skip

@@ -23,9 +23,16 @@ DEFAULT_METRIC = "score"
 SMALL_ROWS = "small_rows.parquet"
 """File beside a corpus with scores after training on few rows; it may be missing."""
 
+LARGE_ROWS = "large_rows.parquet"
+"""File beside a corpus with measurements of its larger tables at more rows; it may be missing."""
+
+ROW_FEATURES = {"log_rows": 1.0, "log_smallest_class_rows": 1.0, "log_columns_per_row": -1.0}
+"""Meta-features that change with the rows of a table, and by how much for each power of ten."""
+
 _REQUIRED = ("dataset", "family", "score")
 _KEPT = ("dataset", "family", "config", "key", "metric", "score", "seconds", "standard_error")
 _ERROR_NAMES = ("standard_error", "score_standard_error", "noise")
+_LEAST_POWERS = 0.15
 _VALUES = ["score", "seconds", "standard_error"]
 
 
@@ -61,6 +68,23 @@ UNIT_FEATURES = {"rmse": "constant_log_rmse", "mae": "constant_log_rmse"}
 """Metrics in the units of the target -> meta-feature with the decimal logarithm of the best constant's RMSE."""
 
 
+def row_features(meta_features: Any, powers: Any) -> dict[str, Any]:
+    """What :data:`ROW_FEATURES` would be, for the same table with ``10 ** powers`` times the rows.
+
+    Parameters
+    ----------
+    meta_features : mapping or DataFrame
+        Of one dataset, or of one per row.
+    powers : float or Series
+
+    Examples
+    --------
+    >>> row_features({"log_rows": 3.0, "log_columns": 1.0}, 0.5)
+    {'log_rows': 3.5}
+    """
+    return {name: meta_features[name] + sign * powers for name, sign in ROW_FEATURES.items() if name in meta_features}
+
+
 @dataclass(frozen=True, eq=False)
 class MetaDataset:
     """Evaluations of candidates on many datasets, with the meta-features of each dataset.
@@ -78,12 +102,15 @@ class MetaDataset:
         Group of related datasets of each dataset, indexed like ``meta_features``.
     small_rows : DataFrame or None
         Scores after training on few rows: like ``evaluations``, with ``train_rows``.
+    large_rows : DataFrame or None
+        Measurements of larger tables at more rows: like ``evaluations``, with ``n_rows``.
     """
 
     evaluations: pd.DataFrame
     meta_features: pd.DataFrame
     groups: pd.Series
     small_rows: pd.DataFrame | None = None
+    large_rows: pd.DataFrame | None = None
 
     @classmethod
     def from_frames(
@@ -208,9 +235,11 @@ class MetaDataset:
         if not keep:
             raise ValueError("A subset must keep at least one dataset. Got an empty list.")
         rows = self.evaluations[self.evaluations["dataset"].isin(wanted)].reset_index(drop=True)
-        small = self.small_rows
-        small = None if small is None else small[small["dataset"].isin(wanted)].reset_index(drop=True)
-        return MetaDataset(rows, self.meta_features.loc[keep], self.groups.loc[keep], small)
+        small, large = (
+            None if part is None else part[part["dataset"].isin(wanted)].reset_index(drop=True)
+            for part in (self.small_rows, self.large_rows)
+        )
+        return MetaDataset(rows, self.meta_features.loc[keep], self.groups.loc[keep], small, large)
 
     def split_by_group(self, n_folds: int = 5, seed: int = 0) -> Iterator[tuple[MetaDataset, MetaDataset]]:
         """Pairs of (training, test) parts; no group is in both, and every dataset is tested once."""
@@ -234,11 +263,14 @@ class MetaDataset:
         frame.to_parquet(folder / "groups.parquet", index=False)
         if self.small_rows is not None:
             self.small_rows.drop(columns="key").to_parquet(folder / SMALL_ROWS, index=False)
+        if self.large_rows is not None:
+            large = self.large_rows.drop(columns="key").assign(table=self.large_rows["dataset"])
+            large.to_parquet(folder / LARGE_ROWS, index=False)
         return folder
 
     @classmethod
     def from_parquet(cls, folder: str | Path) -> MetaDataset:
-        """What :meth:`to_parquet` wrote; ``groups.parquet`` and ``small_rows.parquet`` may be missing."""
+        """What :meth:`to_parquet` or ``collect`` wrote; groups, small rows and large rows may be missing."""
         folder = Path(folder)
         for name in ("evaluations.parquet", "meta_features.parquet"):
             if not (folder / name).is_file():
@@ -248,8 +280,11 @@ class MetaDataset:
             groups = pd.read_parquet(folder / "groups.parquet").set_index("dataset")["group"]
         evaluations = pd.read_parquet(folder / "evaluations.parquet")
         found = cls.from_frames(evaluations, pd.read_parquet(folder / "meta_features.parquet"), groups)
-        path = folder / SMALL_ROWS
-        return found.with_small_rows(pd.read_parquet(path)) if path.is_file() else found
+        if (folder / SMALL_ROWS).is_file():
+            found = found.with_small_rows(pd.read_parquet(folder / SMALL_ROWS))
+        if (folder / LARGE_ROWS).is_file():
+            found = found.with_large_rows(pd.read_parquet(folder / LARGE_ROWS))
+        return found
 
     def with_small_rows(self, scores: pd.DataFrame) -> MetaDataset:
         """The same, with scores after training on few rows.
@@ -274,6 +309,50 @@ class MetaDataset:
             for n_rows, part in scores[known].groupby("train_rows")
         ]
         return replace(self, small_rows=pd.concat(parts, ignore_index=True)) if parts else self
+
+    def with_large_rows(self, scores: pd.DataFrame) -> MetaDataset:
+        """The same, with measurements of its larger tables at more rows.
+
+        Parameters
+        ----------
+        scores : DataFrame
+            Columns as of ``evaluations``, and ``table`` (the dataset that it is of) and ``n_rows`` (how many rows were
+            measured). Rows of other tables, and those without a finite score, are left out.
+
+        Raises
+        ------
+        ValueError
+            One sentence on what is wrong with the table.
+        """
+        if missing := [name for name in ("table", "n_rows") if name not in scores.columns]:
+            found = ", ".join(map(str, scores.columns))
+            raise ValueError(f"The scores must have a column {missing[0]!r}. Got {found}.")
+        known = scores["table"].astype(str).isin(self.datasets)
+        known &= np.isfinite(pd.to_numeric(scores["score"], errors="coerce").to_numpy(dtype=float))
+        if not known.any():
+            return self
+        rows = scores[known].astype({"table": str, "n_rows": int})
+        parts = [
+            _check_evaluations(part.assign(dataset=table)).assign(n_rows=n_rows)
+            for (table, n_rows), part in rows.groupby(["table", "n_rows"])
+        ]
+        return replace(self, large_rows=pd.concat(parts, ignore_index=True))
+
+    def growth_table(self) -> pd.DataFrame:
+        """How seconds grew with the rows of larger tables, shape (n_datasets, n_candidates), NaN where unknown.
+
+        1 means in proportion to the rows, 2 to their square.
+        """
+        if self.large_rows is None or "log_rows" not in self.meta_features.columns:
+            return pd.DataFrame(index=pd.Index([], name="dataset"))
+        few = self.seconds_table()
+        more = self.large_rows.assign(log_rows=np.log10(self.large_rows["n_rows"].astype(float)))
+        log_rows = self._pivot(more, "log_rows")
+        powers = log_rows.sub(self.meta_features.loc[log_rows.index, "log_rows"].astype(float), axis=0)
+        seconds = self._pivot(self.large_rows, "seconds")
+        ratio = seconds / few.reindex(index=seconds.index, columns=seconds.columns)
+        growth: pd.DataFrame = ratio.map(np.log10)
+        return (growth / powers.where(powers > _LEAST_POWERS)).replace([np.inf, -np.inf], np.nan)
 
     def __repr__(self) -> str:
         return (

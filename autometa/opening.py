@@ -28,7 +28,7 @@ from autometa.meta_features import MetaFeatures
 from autometa.metrics import Metric, resolve_metric
 from autometa.predictor import Member
 from autometa.records import Evaluation
-from autometa.selection import CORPUS_ROWS, Selection
+from autometa.selection import Selection
 from autometa.tuning import Budget, WarmStart
 
 if TYPE_CHECKING:
@@ -116,12 +116,12 @@ def provisional_selection(dataset: Dataset, metric: Metric, families: Sequence[M
     return Selection(defaults, dataset.name, metric, tuple(families), MetaFeatures({}), notes=(note,))
 
 
-def warm_start(selection: Selection, n_rows: int) -> WarmStart:
-    """What the search takes from a selection for a table with so many rows."""
-    return WarmStart(selection.candidates, selection.belief, max(1.0, n_rows / CORPUS_ROWS))
+def warm_start(selection: Selection) -> WarmStart:
+    """What the search takes from a selection."""
+    return WarmStart(selection.candidates, selection.belief)
 
 
-def in_background(make: Callable[[], Selection], n_rows: int) -> tuple[Future[Selection], Future[WarmStart]]:
+def in_background(make: Callable[[], Selection]) -> tuple[Future[Selection], Future[WarmStart]]:
     """A selection that is made in a thread while the workers start, and what the search takes from it.
 
     A thread, not a process: the search needs the selection where PyTorch's import, most of its time, cannot be spared
@@ -132,7 +132,7 @@ def in_background(make: Callable[[], Selection], n_rows: int) -> tuple[Future[Se
     def hand_on(done: Future[Selection]) -> None:
         error = done.exception()
         if error is None:
-            warm.set_result(warm_start(done.result(), n_rows))
+            warm.set_result(warm_start(done.result()))
         else:
             warm.set_exception(error)
 

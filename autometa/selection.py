@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from autometa.meta_model.own_runs import OwnRuns
 
 Floats = NDArray[np.float64]
-CORPUS_ROWS = 2_000
-"""Rows at which the corpus was capped; forecast seconds grow in proportion beyond it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,9 +315,8 @@ def _ranked(
     shown = _within_range(belief, selection.metric)[0] if same_scale else belief.mean
     met = [met[i] for i in np.argsort(-shown, kind="stable")]
     belief = _believed(model, series, met, metric=metric, speed=speed, own=own, probes=probes)
-    growth = max(1.0, dataset.n_rows / CORPUS_ROWS)
     forecasts = [
-        Forecast(float(m), float(a), float(b), float(s) * growth, "belief")
+        Forecast(float(m), float(a), float(b), float(s), "belief")
         for m, a, b, s in zip(*_within_range(belief, selection.metric), belief.seconds, strict=True)
     ]
     ranked = [c.with_forecast(f if same_scale else None) for c, f in zip(met, forecasts, strict=True)]

@@ -127,3 +127,15 @@ def test_sizes_are_centred_capped_and_may_be_missing() -> None:
     scale = SizeScale(("log_rows", "log_columns"), (3.0, 1.0), cap=3.3)
     np.testing.assert_allclose(scale.values({"log_rows": 6.0, "log_columns": 2.0}), [0.3, 1.0])
     np.testing.assert_allclose(scale.values({"log_rows": 2.0}), [-1.0, 0.0])
+
+
+def test_beyond_the_largest_table_known_seconds_grow_with_the_rows() -> None:
+    scale = SizeScale(("log_rows", "log_columns"), (3.0, 1.0), largest=4.0)
+    uneven = replace(scale, growth=(1.0, 2.0, 0.5))
+    for rows, value, factor in ((1e3, 0.0, 1.0), (1e4, 1.0, 1.0), (9e4, 1.0, 9.0)):
+        known = {"log_rows": np.log10(rows), "log_columns": 1.0}
+        assert scale.values(known) == pytest.approx([value, 0.0])
+        assert np.exp(scale.beyond(known)) == pytest.approx([factor])
+        assert np.exp(uneven.beyond(known)) == pytest.approx([factor, factor**2, factor**0.5])
+    assert scale.beyond({}).tolist() == [0.0]
+    assert SizeScale((), (), largest=4.0).beyond({"log_rows": 9.0}).tolist() == [0.0]

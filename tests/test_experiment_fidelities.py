@@ -162,21 +162,22 @@ def test_rows_at_another_fidelity_stay_apart_from_the_corpus(tmp_path):
             pd.concat([corpus, rows]), pd.read_parquet(tmp_path / "corpus" / "meta_features.parquet")
         )
     known = MetaDataset.from_parquet(tmp_path / "corpus")
-    assert known.score_table("log_loss").equals(
-        MetaDataset.from_frames(corpus, known.meta_features.reset_index()).score_table("log_loss")
-    )
     assert known.train_sizes("log_loss") == (40, 119)
 
     larger = pd.read_parquet(tmp_path / "corpus" / "large_rows.parquet")
     assert larger["train_rows"].isna().all()
-    assert set(larger["max_rows"]) == {400}
-    features = pd.read_parquet(tmp_path / "corpus" / "meta_features.parquet")
-    both = MetaDataset.from_frames(
-        pd.concat([corpus, larger]).astype({"dataset": str, "group": str}),
-        pd.concat([features, features.assign(dataset=features["dataset"] + "@400")]),
-    )
-    assert len(both.datasets) == 8
-    assert both.groups.nunique() == 4
+    assert (larger["table"].astype(str) + "@400" == larger["dataset"].astype(str)).all()
+    plain = MetaDataset.from_frames(corpus, pd.read_parquet(tmp_path / "corpus" / "meta_features.parquet"))
+    assert known.datasets == plain.datasets
+    assert known.score_table("log_loss").equals(plain.score_table("log_loss"))
+    rows_of = {entry.name: entry.n_rows for entry in load_study(large, families=FAMILIES).collection}
+    assert known.large_rows.groupby("dataset")["n_rows"].first().to_dict() == {
+        name: min(n_rows, 400) for name, n_rows in rows_of.items()
+    }
+    for name, n_rows in rows_of.items():
+        assert known.meta_features.loc[name, "log_rows"] == pytest.approx(np.log10(min(n_rows, 150)))
+    wide = known.meta_features["log_columns_per_row"] + known.meta_features["log_rows"]
+    assert wide.to_numpy() == pytest.approx(known.meta_features["log_columns"].to_numpy())
     collect(load_study(full, families=FAMILIES), tmp_path / "corpus")  # collecting again keeps the other files' cards
     assert set(json.loads((tmp_path / "corpus" / "card.json").read_text())["fidelities"]) == {
         "small_rows",

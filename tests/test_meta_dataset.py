@@ -147,3 +147,35 @@ def test_folds_are_balanced() -> None:
     folds = group_folds(pd.Series(list("aaaabbccdd")), 2)
     assert folds[0] != folds[1] or folds[0] != folds[2]
     assert sorted(set(folds)) == [0, 1]
+
+
+def large_rows() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"dataset": ["d1@9", "d1@9", "d1@9", "other@9"], "table": ["d1", "d1", "d1", "other"], "n_rows": 10_000,
+         "family": ["knn", "tree", "tree", "knn"], "config": ['{"k": 5}', "{}", '{"d": 2}', "{}"],
+         "score": [0.5, 0.7, np.nan, 0.1], "seconds": [10.0, 300.0, 99.0, 5.0]}
+    )  # fmt: skip
+
+
+def test_measurements_at_more_rows_tell_how_seconds_grow(tmp_path) -> None:
+    plain = MetaDataset.from_frames(runs(), features().assign(log_rows=3.0))
+    data = plain.with_large_rows(large_rows())
+    assert data.datasets == plain.datasets
+    pd.testing.assert_frame_equal(data.score_table(), plain.score_table())
+    growth = data.growth_table()  # ten times the rows: 1 second becomes 10, 3 become 300
+    assert growth.index.tolist() == ["d1"]
+    assert growth.loc["d1"].dropna().tolist() == pytest.approx([1.0, 2.0])
+    again = MetaDataset.from_parquet(data.to_parquet(tmp_path))
+    pd.testing.assert_frame_equal(again.growth_table(), growth)
+    assert data.subset(["d0", "d2"]).growth_table().empty
+    assert plain.growth_table().empty
+    assert plain.with_large_rows(large_rows()[3:]) is plain
+    near = plain.with_large_rows(large_rows().assign(n_rows=1_200))  # hardly more rows: says nothing
+    assert near.growth_table().isna().all(axis=None)
+
+
+@pytest.mark.parametrize("name", ["table", "n_rows"])
+def test_large_rows_say_whose_they_are_and_how_many(name: str) -> None:
+    data = MetaDataset.from_frames(runs(), features().assign(log_rows=2.0))
+    with pytest.raises(ValueError, match=f"must have a column {name!r}"):
+        data.with_large_rows(large_rows().drop(columns=name))

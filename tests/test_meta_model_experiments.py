@@ -109,3 +109,25 @@ def test_settings_are_judged_between_the_best_and_the_constant(load_experiment, 
     whole = report["all neural candidates"]["loss"]
     assert -0.05 < whole["predicted"][0] < whole["fixed"][0] < whole["random"][0]
     assert study.table(report).count("\n") == len(report) + 1
+
+
+def test_large_rows_are_learned_from_other_groups_only(load_experiment, corpus, tmp_path):
+    study = load_experiment("meta_model/large_rows.py")
+    for file in corpus.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    features = pd.read_parquet(corpus / "meta_features.parquet").assign(log_rows=np.linspace(2, 3, N_DATASETS))
+    features.to_parquet(tmp_path / "meta_features.parquet")
+    cells = pd.read_parquet(corpus / "evaluations.parquet")
+    cells = cells[cells["dataset"].isin([f"d{i}" for i in range(8)])]
+    more = cells.assign(dataset=cells["dataset"] + "@10000", table=cells["dataset"], n_rows=10_000)
+    more.assign(seconds=10 * more["seconds"]).to_parquet(tmp_path / "large_rows.parquet")
+
+    assert study.measured(tmp_path)["dataset"].nunique() == 8
+    rows = study.run(tmp_path, n_folds=3, seed=0)
+    assert len(rows) == 16
+    assert rows["group"].nunique() == 8
+    assert rows.groupby("way")["seconds"].mean()["with"] >= 0.5
+    found = study.summarise(rows)
+    assert list(found.index) == ["without", "with", "gain"]
+    middle, low, high = found.loc["gain", "choice"]
+    assert low <= middle <= high

@@ -111,6 +111,23 @@ def test_seconds_follow_the_size_of_the_dataset(model: MetaModel, data: MetaData
     assert np.corrcoef(np.log(seconds[1]), np.log(np.arange(24) + 1))[0, 1] > 0.95
 
 
+def test_seconds_of_larger_tables_grow_as_their_family_was_seen_to(data: MetaDataset, tmp_path: Path) -> None:
+    sized = data.meta_features.assign(log_rows=np.log10(1.0 + np.arange(len(data.datasets))))
+    few = data.evaluations[data.evaluations["dataset"].isin(data.datasets[:40])]
+    power = few["family"].map({"family0": 0.5, "family1": 2.0})  # family2 was not measured
+    n_rows = 10 ** (few["dataset"].map(sized["log_rows"]) + 1)
+    more = few.assign(table=few["dataset"], seconds=few["seconds"] * 10**power, n_rows=n_rows)
+    known = replace(data, meta_features=sized).with_large_rows(more[power.notna()])
+    model = MetaModel.load(train_meta_model(known, options=SMALL).save(tmp_path / "model"))
+    candidates = list(data.candidates.values())
+    largest, features = float(sized["log_rows"].max()), dict(sized.iloc[0].items())
+    usual, beyond = (
+        model.belief(features | {"log_rows": largest + powers}, candidates).seconds for powers in (0.0, 1.0)
+    )
+    expected = [{"family0": 0.5, "family1": 2.0, "family2": 1.0}[c.family] for c in candidates]
+    np.testing.assert_allclose(np.log10(beyond / usual), expected, atol=0.15)
+
+
 def test_save_and_load_give_the_same_belief(model: MetaModel, data: MetaDataset, tmp_path: Path) -> None:
     again = MetaModel.load(model.save(tmp_path / "model"))
     candidates = [*data.candidates.values(), Candidate("family1", {"a": 4.5}), Candidate("unknown", {"q": None})]

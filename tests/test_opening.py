@@ -65,20 +65,19 @@ def test_defaults_stand_in_for_a_ranking_quick_ones_first():
     assert [c.family for c in selection.candidates] == ["linear", "lightgbm", "catboost", "mlp"]
     assert selection.belief is None
     assert "no time to rank" in selection.explain()
-    assert warm_start(selection, 20_000).seconds_factor == 10.0
-    assert warm_start(selection, 100).seconds_factor == 1.0
+    assert warm_start(selection).candidates == selection.candidates
 
 
 def test_a_selection_made_in_the_background_and_its_failure_are_handed_on():
     selection = provisional_selection(table(), METRICS["roc_auc"], resolve_families(["linear"]))
-    made, warm = in_background(lambda: selection, 100)
+    made, warm = in_background(lambda: selection)
     assert warm.result(30).candidates == selection.candidates
     assert made.result(30) is selection
 
     def fail():
         raise ValueError("no meta-model there")
 
-    made, warm = in_background(fail, 100)
+    made, warm = in_background(fail)
     wait([made])
     with pytest.raises(ValueError, match="no meta-model"):
         warm.result(30)

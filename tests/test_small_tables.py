@@ -34,9 +34,9 @@ def test_the_warm_start_is_replaced_in_the_context_only(study, dataset):
     from autometa.metrics import METRICS
 
     selection = provisional_selection(dataset, METRICS["log_loss"], default_families())
-    with study.valued_by_gain(TaskType.MULTICLASS):
-        assert autometa.estimator.warm_start(selection, 150).ensemble.task is TaskType.MULTICLASS
-    assert autometa.estimator.warm_start(selection, 150).ensemble is None
+    with study.valued_by_gain(TaskType.MULTICLASS, 150):
+        assert autometa.estimator.warm_start(selection).ensemble.task is TaskType.MULTICLASS
+    assert autometa.estimator.warm_start(selection).ensemble is None
 
 
 def test_a_fit_is_better_than_the_constant(study, dataset):

@@ -21,6 +21,7 @@ from autometa.exceptions import LeakageError
 from autometa.experiment.methods import METHODS
 from autometa.experiment.shards import last_rows, read_shards, write_atomically
 from autometa.experiment.study import FEATURE_SCHEMA, Plan, Study, config_id, make_plan, read_rows
+from autometa.meta_dataset import row_features
 from autometa.meta_features import VERSION as FEATURES_VERSION
 from autometa.metrics import METRICS, task_metrics
 from autometa.records import Status
@@ -85,8 +86,9 @@ def collect_fidelity(study: Study, target: str | Path) -> dict[str, Any]:
     """Write the rows of a study with a ``fidelity`` to ``<fidelity>.parquet`` in the folder of a corpus.
 
     The columns are those of ``evaluations.parquet`` and ``train_rows`` (the training rows that were asked for, null
-    for all) and ``max_rows`` (the cap on the table). A table measured at another cap than the corpus gets a name of its
-    own, ``name@max_rows``, so that its scores are never averaged with those of the corpus; its group stays the same.
+    for all), ``table`` (its name in the corpus) and ``n_rows`` (the rows that it was cut to). A table measured at
+    another cap than the corpus gets a name of its own, ``name@max_rows``, so that its scores are never averaged with
+    those of the corpus; its group stays the same.
     The card of the corpus gets a summary under ``fidelities``.
 
     Parameters
@@ -106,11 +108,11 @@ def collect_fidelity(study: Study, target: str | Path) -> dict[str, Any]:
     target, cells = Path(target), _finished_cells(study)
     card = _read_card(target)
     cap = study.measure.max_rows
+    cells["table"], cells["n_rows"] = cells["dataset"], cells["dataset"].map(_measured_rows(study))
     if cap != card.get("measure", {}).get("max_rows", cap):
         cells["dataset"] = cells["dataset"] + f"@{cap}"
-    evaluations = _long(cells, study.measure.time_limit, more=("train_rows",))
-    caps = pa.array(np.full(len(evaluations), cap or 0), pa.int32(), mask=np.full(len(evaluations), cap is None))
-    write_table(target / f"{study.fidelity}.parquet", evaluations.append_column("max_rows", caps))
+    evaluations = _long(cells, study.measure.time_limit, more=("train_rows", "table", "n_rows"))
+    write_table(target / f"{study.fidelity}.parquet", evaluations)
     summary = _summary(study, cells) | {"missing_by_design": _too_small(study)}
     card["fidelities"] = {**card.get("fidelities", {}), study.fidelity: summary}
     write_atomically(target / "card.json", text_writer(json.dumps(card, indent=1)))
@@ -246,10 +248,10 @@ def _round(values: Any) -> Any:
 
 
 def _as_table(frame: pd.DataFrame) -> pa.Table:
-    texts = ("dataset", "group", "task", "family", "config", "config_id", "metric", "status")
+    texts = ("dataset", "table", "group", "task", "family", "config", "config_id", "metric", "status")
     fields = [pa.field(name, pa.dictionary(pa.int32(), pa.string())) for name in texts]
     fields += [pa.field("seed", pa.int16()), pa.field("scores", pa.list_(pa.float32()))]
-    fields += [pa.field("n_train_rows", pa.int32()), pa.field("train_rows", pa.int32())]
+    fields += [pa.field(name, pa.int32()) for name in ("n_train_rows", "train_rows", "n_rows")]
     numbers = ("score", "standard_error", "seconds", "predict_seconds", "peak_memory_mb")
     fields += [pa.field(name, pa.float32()) for name in numbers]
     by_name = {one.name: one for one in fields}
@@ -260,8 +262,18 @@ def _as_table(frame: pd.DataFrame) -> pa.Table:
     )
 
 
+def _measured_rows(study: Study) -> dict[str, int]:
+    """Rows of each dataset, at most those that the study measures."""
+    cap = study.measure.max_rows
+    return {entry.name: entry.n_rows if cap is None else min(entry.n_rows, cap) for entry in study.collection}
+
+
 def _meta_features(study: Study) -> pd.DataFrame:
-    """One row per dataset, one column per meta-feature of the present version."""
+    """One row per dataset, one column per meta-feature of the present version.
+
+    They are those of the whole table, but for the number of rows and what follows from it: a corpus says what to expect
+    with as many rows as it has measured.
+    """
     table = read_shards(study.shards, "features", FEATURE_SCHEMA)
     rows = last_rows(table, ["fingerprint", "version"]).to_pylist()
     wanted = study.collection.fingerprints
@@ -271,7 +283,11 @@ def _meta_features(study: Study) -> pd.DataFrame:
         for row in rows
         if row["fingerprint"] in wanted and row["version"] == FEATURES_VERSION
     ]
-    return pd.DataFrame(records)
+    features = pd.DataFrame(records)
+    if "log_rows" in features:
+        powers = np.minimum(0.0, np.log10(features["dataset"].map(_measured_rows(study))) - features["log_rows"])
+        features = features.assign(**row_features(features, powers))
+    return features
 
 
 def _card(study: Study, cells: pd.DataFrame, features: pd.DataFrame) -> dict[str, Any]:

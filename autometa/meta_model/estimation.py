@@ -21,6 +21,7 @@ LOWEST = -1.0
 
 _MOST_BELOW = 10.0
 _MEAN_WEIGHT = 2.0
+_GROWTH_WEIGHT = 5.0
 _SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
 
 
@@ -129,6 +130,23 @@ def size_effect(residual: Floats, Z: Floats, family: NDArray[np.int64]) -> Float
             own = np.linalg.solve(gram + 0.5 * len(A) * np.eye(Z.shape[1]) * Z.var() + ridge, A.T @ (y - A @ common))
             coef[:, j] = common + own
     return coef
+
+
+def growth_exponents(growth: Floats, family: NDArray[np.int64]) -> Floats:
+    """Power (P,) of the rows by which seconds grow: the mean of each candidate's family over datasets, drawn to 1.
+
+    Parameters
+    ----------
+    growth : ndarray of shape (N, P)
+        As measured, NaN where it was not.
+    """
+    result = np.ones(len(family))
+    for number in np.unique(family):
+        own = growth[:, family == number]
+        own = own[np.isfinite(own).any(axis=1)]
+        means = np.nanmean(own, axis=1) if len(own) else np.zeros(0)
+        result[family == number] = (means.sum() + _GROWTH_WEIGHT) / (len(means) + _GROWTH_WEIGHT)
+    return result
 
 
 def fill(errors: Floats, n_rounds: int = 3) -> Floats:

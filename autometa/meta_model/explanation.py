@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from autometa.family import Candidate
+from autometa.meta_dataset import row_features
 from autometa.meta_model.model import MetaModel
 
 
@@ -85,10 +86,7 @@ def counterfactual(
     leader = candidates[int(np.argmax(model.forecast(features, candidates, metric, trust=trust)))].family
     for factor in factors:
         step = float(np.log10(factor))
-        shifted = features | {"log_rows": features["log_rows"] + step}
-        for name, sign in (("log_smallest_class_rows", 1), ("log_columns_per_row", -1)):
-            if np.isfinite(features.get(name, np.nan)):
-                shifted[name] = features[name] + sign * step
+        shifted = features | row_features(features, step)
         other = candidates[int(np.argmax(model.forecast(shifted, candidates, metric, trust=trust)))].family
         if other != leader:
             return float(factor), other

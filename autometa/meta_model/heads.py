@@ -21,7 +21,7 @@ SIZES = ("log_rows", "log_columns", "log_classes")
 
 @dataclass(frozen=True)
 class SizeScale:
-    """Measures of size about their means; above ``cap`` the first one has no more effect.
+    """Measures of size about their means, and where the effect of the first one, of rows, is no longer known.
 
     Parameters
     ----------
@@ -31,18 +31,31 @@ class SizeScale:
         Their means over the training datasets, which also stand for missing ones.
     cap : float or None
         Where the first measure saturates: a corpus measured on at most so many rows. ``None``: nowhere.
+    largest : float or None
+        The largest first measure of a corpus in which nothing saturates.
+    growth : sequence of float
+        Power of the rows by which the seconds of each candidate grow beyond the largest. Empty: 1 for all.
     """
 
     names: Sequence[str]
     centre: Sequence[float]
     cap: float | None = None
+    largest: float | None = None
+    growth: Sequence[float] = ()
 
     def values(self, meta_features: Mapping[str, Any]) -> Floats:
         """Centred measures of one dataset, shape (len(names),)."""
         found = np.array([_number(meta_features.get(name)) for name in self.names])
-        if len(found) and self.cap is not None:
-            found[0] = min(found[0], self.cap)
+        if len(found):
+            found[0] = min(found[0], *(limit for limit in (self.cap, self.largest) if limit is not None), math.inf)
         return np.asarray(np.where(np.isfinite(found), found - np.asarray(self.centre), 0.0))
+
+    def beyond(self, meta_features: Mapping[str, Any]) -> Floats:
+        """What rows beyond the largest add to log-seconds, shape (P,), or (1,) where it is the same for all."""
+        more = math.nan
+        if self.largest is not None and self.names:
+            more = math.log(10.0) * (_number(meta_features.get(self.names[0])) - self.largest)
+        return (more if more > 0 else 0.0) * np.asarray(self.growth or [1.0], dtype=float)
 
 
 def _number(value: Any) -> float:
@@ -165,7 +178,8 @@ class Head(nn.Module):
         result = np.asarray(scores.detach().cpu().numpy(), dtype=float)
         if len(self.sizes_coef) and meta_features is not None:
             sizes = SizeScale(**self.settings["sizes"])
-            result = result + sizes.values(meta_features) @ self.sizes_coef.cpu().numpy().astype(float)
+            effect = sizes.values(meta_features) @ self.sizes_coef.cpu().numpy().astype(float)
+            result = result + effect + sizes.beyond(meta_features)
         return result
 
     def trust(self, task: str, novelty: float, *, opening: bool = True) -> float:

@@ -7,7 +7,7 @@ covariance comes from residuals on datasets that the mean has not seen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -180,7 +180,7 @@ class Parts:
         head = _fit_head(self.common, table, self.directions[-1], self.held_out, sizes=coef)
         head.settings |= {
             "speed_std": 0.7, "noise": 0.02, "bandwidth": 1.0, "threshold": caution.threshold,
-            "sizes": {"names": list(scale.names), "centre": list(scale.centre), "cap": scale.cap},
+            "sizes": asdict(scale),
             "calibration": dict(caution.seconds),
         }  # fmt: skip
         return head
@@ -201,7 +201,11 @@ def learn(meta_dataset: MetaDataset, seed: int, options: TrainingOptions) -> Par
     timed, sizes = None, (SizeScale((), ()), np.zeros((0, 0)))
     if meta_dataset.evaluations["seconds"].notna().any():
         timed = estimation.log_table(_cells(meta_dataset, meta_dataset.seconds_table(), keys), pool.family)
-        timed, sizes = _without_size(timed, features, pool.family)
+        growth = estimation.growth_exponents(
+            meta_dataset.growth_table().reindex(columns=[keys[i] for i in timed.columns]).to_numpy(dtype=float),
+            pool.family[timed.columns],
+        )  # fmt: skip
+        timed, sizes = _without_size(timed, features, pool.family, growth)
     blocks = [*tables.values(), *([timed] if timed is not None else [])]
     targets, directions = _shared_targets(common, blocks, n_scored=len(tables))
     learners, held_out = _fit_learners(common, targets)
@@ -240,9 +244,12 @@ def task_names(features: pd.DataFrame) -> NDArray[np.str_]:
 
 
 def _without_size(
-    table: Table, features: pd.DataFrame, family: NDArray[np.int64]
+    table: Table, features: pd.DataFrame, family: NDArray[np.int64], growth: Floats
 ) -> tuple[Table, tuple[SizeScale, Floats]]:
-    """A table of log-seconds less the effect of rows, columns and classes, and that effect."""
+    """A table of log-seconds less the effect of rows, columns and classes, and that effect.
+
+    ``growth`` (P,): the power of the rows by which seconds grow beyond the largest table.
+    """
     names = [name for name in SIZES if name in features.columns and features[name].nunique() > 1]
     if not names:
         return table, (SizeScale((), ()), np.zeros((0, len(table.columns))))
@@ -251,7 +258,9 @@ def _without_size(
     for share in (1.0, 0.9, 0.75, 0.6, 0.5):
         cap = None if share == 1 else float(np.nanquantile(rows[:, 0], share))
         capped = np.column_stack([rows[:, 0] if cap is None else np.minimum(rows[:, 0], cap), rows[:, 1:]])
-        scale = SizeScale(tuple(names), tuple(float(c) for c in np.nanmean(capped, axis=0)), cap)
+        largest = float(np.nanmax(rows[:, 0])) if cap is None and names[0] == SIZES[0] else None
+        centre = tuple(float(c) for c in np.nanmean(capped, axis=0))
+        scale = SizeScale(tuple(names), centre, cap, largest, tuple(growth.round(4).tolist()))
         Z = np.where(np.isfinite(capped), capped - np.asarray(scale.centre), 0.0)
         coef = estimation.size_effect(table.residual, Z, family[table.columns])
         left = table.residual - Z @ coef

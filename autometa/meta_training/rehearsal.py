@@ -371,10 +371,8 @@ def _by_rows(errors: pd.DataFrame) -> tuple[float, float, float] | None:
 
 def _reach(errors: pd.DataFrame) -> float:
     """What 80 % of the absolute errors keep within, every group weighing the same."""
-    weight = 1.0 / errors.groupby("group")["z"].transform("size").to_numpy()
-    size = np.abs(errors["z"].to_numpy())
-    order = np.argsort(size)
-    return float(np.interp(0.8, np.cumsum(weight[order]) / weight.sum(), size[order]))
+    weights = 1.0 / errors.groupby("group")["z"].transform("size").to_numpy()
+    return float(np.quantile(errors["z"].abs().to_numpy(), 0.8, weights=weights, method="inverted_cdf"))
 
 
 def _calibration(errors: pd.DataFrame) -> Calibration:

@@ -39,8 +39,6 @@ class WarmStart:
     candidates : sequence of Candidate
         Best first, the first ``len(belief)`` of them in the order of the belief.
     belief : Belief or None
-    seconds_factor : float, default=1.0
-        Ratio of rows beyond the corpus, by which forecast seconds grow.
     ensemble : EnsembleValue or None
         Given: candidates are valued by what they add to an ensemble.
     policy : object with ``sample(rng, n)`` or None
@@ -49,7 +47,6 @@ class WarmStart:
 
     candidates: Sequence[Candidate]
     belief: Belief | None = None
-    seconds_factor: float = 1.0
     ensemble: EnsembleValue | None = None
     policy: SupportsSample | None = None
 
@@ -205,7 +202,7 @@ class Proposer:
     def _costs(self, spendable: float = math.inf) -> Costs:
         booted = any(candidate.family in self._heavy for candidate in self.taken)
         extra = {} if booted else dict.fromkeys(self._heavy, _BOOT_SECONDS)
-        costs = Costs(not self.budget.counts_trials, self.n_fits * self.start.seconds_factor, extra=extra)
+        costs = Costs(not self.budget.counts_trials, self.n_fits, extra=extra)
         costs = within(costs, self.budget.seconds, spendable)
         return costs if self.budget.counts_time else costs._replace(caution=0.0)
 
@@ -215,7 +212,7 @@ class Proposer:
         score, error = estimated_score(evaluation, self.outcomes[:number], self.metric)
         seconds = math.nan
         if self.budget.counts_time and evaluation.fit_seconds:
-            seconds = float(np.mean(evaluation.fit_seconds)) / self.start.seconds_factor
+            seconds = float(np.mean(evaluation.fit_seconds))
         return Outcome(
             number, self._spaces.canonical(evaluation.candidate), score, error if error > 0 else math.nan, seconds,
             complete=evaluation.ok, source=self._sources.get(evaluation.candidate, ""),

@@ -66,8 +66,8 @@ class Costs(NamedTuple):
     Parameters
     ----------
     per_second : bool
-    n_fits : float
-        Seconds of a trial in units of the forecast for one fit: the number of fits, times the growth with the rows.
+    n_fits : int
+        Fits of a trial.
     overhead : float
         Seconds of a trial beside fitting.
     remaining : float
@@ -81,7 +81,7 @@ class Costs(NamedTuple):
     """
 
     per_second: bool = True
-    n_fits: float = 1.0
+    n_fits: int = 1
     overhead: float = FIXED_SECONDS
     remaining: float = math.inf
     first: float = _FIRST_SECONDS

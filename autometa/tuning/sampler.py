@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -149,7 +148,7 @@ class MetaSampler(BaseSampler):
         )
         self._budget = Budget(seconds=float(budget)) if isinstance(budget, int | float) else budget
         per_second = per_second and not (self._budget is not None and self._budget.counts_trials)
-        self._costs = Costs(per_second, n_fits * _growth(selection))
+        self._costs = Costs(per_second, n_fits)
         self._timed = per_second and (self._budget is None or self._budget.counts_time)
         self._surrogate = surrogate
         self._seed = int(np.random.default_rng(seed).integers(2**31))
@@ -333,16 +332,6 @@ def _knowledge(selection: SelectionLike | None, families: Iterable[ModelFamily] 
         raise ValueError(f"families must hold every family of the selection. Missing: {sorted(unknown)}.")
     candidates = tuple(spaces.canonical(candidate) for candidate in selection.candidates)
     return Knowledge(spaces, candidates, selection.belief)
-
-
-def _growth(selection: SelectionLike | None) -> float:
-    """By how much the selection's forecast seconds exceed those of its belief, which knows capped tables only."""
-    if selection is None or selection.belief is None:
-        return 1.0
-    pairs = zip(selection.candidates, selection.belief.seconds, strict=False)
-    ratios = [c.forecast.fit_seconds / s for c, s in pairs if c.forecast is not None and s > 0]
-    ratio = float(np.median(ratios)) if ratios else 1.0
-    return ratio if math.isfinite(ratio) and ratio > 0 else 1.0
 
 
 def _fits(spaces: Spaces, choice: Choice, family: Any, asked: Mapping[str, BaseDistribution]) -> bool:

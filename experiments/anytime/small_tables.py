@@ -79,12 +79,11 @@ def meta_models(corpus: Path, folder: Path) -> dict[str, MetaModel | str]:
 
 
 @contextlib.contextmanager
-def valued_by_gain(task: TaskType) -> Iterator[None]:
+def valued_by_gain(task: TaskType, n_rows: int) -> Iterator[None]:
     """Searches that begin in this context value a trial by its gain to the ensemble."""
 
-    def start(selection: Selection, n_rows: int) -> WarmStart:
-        plain = warm_start(selection, n_rows)
-        return replace(plain, ensemble=EnsembleValue(shipped_gain(), task, n_rows))
+    def start(selection: Selection) -> WarmStart:
+        return replace(warm_start(selection), ensemble=EnsembleValue(shipped_gain(), task, n_rows))
 
     warm_start = autometa.opening.warm_start
     with contextlib.ExitStack() as stack:
@@ -105,7 +104,7 @@ def measure(dataset: Dataset, arm: Arm | None, model: Any, *, budget: float, see
     else:
         kind = AutoMetaClassifier if is_classification else AutoMetaRegressor
         search = kind(budget, ensemble=arm.ensemble, meta_model=model, random_state=seed)
-        with valued_by_gain(dataset.task) if arm.by_gain else contextlib.nullcontext():
+        with valued_by_gain(dataset.task, len(train)) if arm.by_gain else contextlib.nullcontext():
             fitted = search.fit(dataset.X.iloc[train], dataset.labels[train])
     seconds = time.perf_counter() - started
     metric = resolve_metric(None, dataset.task)
