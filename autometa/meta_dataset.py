@@ -345,7 +345,7 @@ class MetaDataset:
         """
         if self.large_rows is None or "log_rows" not in self.meta_features.columns:
             return pd.DataFrame(index=pd.Index([], name="dataset"))
-        few = self.seconds_table()
+        few = self._pivot(self.evaluations[self.evaluations["score"].notna()], "seconds")  # no time-outs
         more = self.large_rows.assign(log_rows=np.log10(self.large_rows["n_rows"].astype(float)))
         log_rows = self._pivot(more, "log_rows")
         powers = log_rows.sub(self.meta_features.loc[log_rows.index, "log_rows"].astype(float), axis=0)

@@ -165,6 +165,9 @@ def test_measurements_at_more_rows_tell_how_seconds_grow(tmp_path) -> None:
     growth = data.growth_table()  # ten times the rows: 1 second becomes 10, 3 become 300
     assert growth.index.tolist() == ["d1"]
     assert growth.loc["d1"].dropna().tolist() == pytest.approx([1.0, 2.0])
+    late = runs().assign(score=lambda f: f["score"].where((f["dataset"] != "d1") | (f["family"] != "tree")))
+    stopped = MetaDataset.from_frames(late, features().assign(log_rows=3.0)).with_large_rows(large_rows())
+    assert stopped.growth_table().loc["d1"].dropna().tolist() == [1.0]
     again = MetaDataset.from_parquet(data.to_parquet(tmp_path))
     pd.testing.assert_frame_equal(again.growth_table(), growth)
     assert data.subset(["d0", "d2"]).growth_table().empty
