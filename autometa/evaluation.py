@@ -19,7 +19,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 from autometa.data import Dataset, TaskType
 from autometa.family import Candidate, MatrixKind, ModelFamily
 from autometa.fitting import EncodedData, FittedModel
-from autometa.folds import Job, Request, Rival, finished_part, read_models, run_in_worker, run_splits
+from autometa.fold_models import read_fold_models
+from autometa.folds import Job, Request, Rival, finished_part, run_in_worker, run_splits
 from autometa.interrupts import interrupts_deferred, wait_for_first
 from autometa.metrics import Metric, resolve_metric, task_metrics
 from autometa.preprocessing import TableEncoder, encode_dataset
@@ -228,7 +229,7 @@ class Evaluator:
     def fold_models(self, candidate: Candidate) -> list[FittedModel]:
         """The models of the first finished folds, at most five; none where they were not kept or are too large."""
         file = self._models.get(candidate.key)
-        return [] if file is None else read_models(file.path)
+        return [] if file is None else read_fold_models(file.path)
 
     def forget_models(self, keep: Iterable[Candidate]) -> None:
         """Remove the fold models of all candidates that have ended but these."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
 import os
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
@@ -24,6 +22,7 @@ from autometa.families._deadlines import FitLimit
 from autometa.families._staged import ROUNDS_AND_RATE, early_stages, net_stages, staged_predictions
 from autometa.family import Candidate, ModelFamily
 from autometa.fitting import EncodedData, FittedModel, prepare_fit, run_fit
+from autometa.fold_models import FoldModels
 from autometa.frozen_models import freeze
 from autometa.metrics import Metric
 from autometa.records import Evaluation, Status
@@ -33,9 +32,6 @@ from autometa.workers import THREAD_VARIABLES, Failure, memory_guard, one_line
 
 Answer = TypeVar("Answer")
 
-MAX_FOLD_MODELS = 5
-"""Of repeated cross-validation the first repeat is kept."""
-_MAX_MODEL_BYTES = 64 * 2**20
 _PRUNED_BELOW = 0.01
 _PRIOR_FOLDS = 4
 _SLACK = 1.0
@@ -215,10 +211,10 @@ class _Pace:
 class Report(Protocol):
     """Told of every finished split."""
 
-    def __call__(self, model: FittedModel, *split: Any) -> None: ...
+    def __call__(self, model: FittedModel, scores: Mapping[str, float], *seconds: float) -> None: ...
 
 
-def ignore(model: FittedModel, *split: Any) -> None:
+def ignore(model: FittedModel, scores: Mapping[str, float], *seconds: float) -> None:
     """A report that nobody reads."""
 
 
@@ -228,54 +224,61 @@ def run_in_worker(
     """All splits in a worker; finished ones are written down at once, in case the worker is killed."""
     job: Job = files[0].load()
     job = replace(job, data=replace(job.data, matrix=files[1].load()))
-    store = _ModelStore(None if models is None else models.path)
-    with memory_guard(request.memory_limit_mb) as peak, open(progress.path, "a", encoding="utf-8") as file:
-        later: list[FittedModel] = []
+    with (
+        memory_guard(request.memory_limit_mb) as peak,
+        open(progress.path, "a", encoding="utf-8") as file,
+        FoldModels(None if models is None else models.path) as store,
+    ):
+        keeper = _Keeper(store, request.rival, len(job.splits))
 
-        def report(model: FittedModel, *split: Any) -> None:
-            if request.rival is None:
-                store.add(model)  # before its line: a line promises a model
-            else:
-                later.append(model)  # there are other models: freezing and writing these may not be worth it
-            file.write(json.dumps([*split, peak.mb]) + "\n")
+        def report(model: FittedModel, scores: Mapping[str, float], *seconds: float) -> None:
+            keeper.see(model, scores)
+            file.write(json.dumps([scores, *seconds, peak.mb]) + "\n")
             file.flush()
 
         evaluation = run_splits(job, request, report)
-        rival = request.rival
-        if rival is not None and evaluation.ok and evaluation.score(rival.metric) >= rival.keep_from:
-            for model in later:
-                store.add(model)
+        keeper.end(evaluation)
     return replace(evaluation, peak_memory_mb=peak.mb)
 
 
-class _ModelStore:
-    """The models of the first folds in a file, in the form that is kept; none of them if they are too large."""
+@dataclass
+class _Keeper:
+    """Decides whose models are written: all of a first candidate, later only of those that will be among the best.
 
-    def __init__(self, path: str | None) -> None:
-        self.path, self.n_models, self.n_bytes = path, 0, 0
+    There are other models then, and freezing and writing these may not be worth it. It begins after half of the folds,
+    where the mean so far would do.
+    """
 
-    def add(self, model: FittedModel) -> None:
-        if self.path is None or self.n_models == MAX_FOLD_MODELS:
+    store: FoldModels
+    rival: Rival | None
+    n_splits: int
+    waiting: list[FittedModel] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    def see(self, model: FittedModel, scores: Mapping[str, float]) -> None:
+        """One more fold is done."""
+        self.waiting.append(model)
+        if self.rival is None:
+            self._write()
+            self.store.wait()  # before its line: a line promises a model
             return
-        content = io.BytesIO()
-        with contextlib.suppress(Exception):  # a model that cannot travel is fitted again in the end
-            cloudpickle.dump(replace(model, estimator=freeze(model.estimator)), content)
-            self.n_models, self.n_bytes = self.n_models + 1, self.n_bytes + content.tell()
-            if self.n_bytes <= _MAX_MODEL_BYTES:
-                with open(self.path, "ab") as file:
-                    file.write(content.getbuffer())
-                return
-        Path(self.path).unlink(missing_ok=True)
-        self.path = None
+        self.scores.append(scores.get(self.rival.metric, math.nan))
+        if 2 * len(self.scores) >= self.n_splits and np.mean(self.scores) >= self.rival.keep_from:
+            self._write()
 
+    def end(self, evaluation: Evaluation) -> None:
+        """All folds are done, or the candidate was given up."""
+        if self.rival is None:
+            return
+        if evaluation.ok and evaluation.score(self.rival.metric) >= self.rival.keep_from:
+            self._write()
+        else:
+            self.store.discard()
 
-def read_models(path: str) -> list[FittedModel]:
-    """The fold models that a worker of this session has written; a last one that was cut off is left out."""
-    models: list[FittedModel] = []
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file, contextlib.suppress(Exception):
-        while len(models) < MAX_FOLD_MODELS:
-            models.append(cloudpickle.load(file))
-    return models
+    def _write(self) -> None:
+        for model in self.waiting:
+            self.store.add(model)
+        self.waiting.clear()
 
 
 def finished_part(request: Request, progress: SharedFile, failure: Failure, splits: Sequence[Split]) -> Evaluation:

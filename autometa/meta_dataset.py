@@ -300,15 +300,8 @@ class MetaDataset:
         ValueError
             One sentence on what is wrong with the table.
         """
-        if "train_rows" not in scores.columns:
-            raise ValueError(f"The scores must have a column 'train_rows'. Got {', '.join(map(str, scores.columns))}.")
-        known = scores["dataset"].astype(str).isin(self.datasets)
-        known &= np.isfinite(pd.to_numeric(scores["score"], errors="coerce").to_numpy(dtype=float))
-        parts = [
-            _check_evaluations(part).assign(train_rows=int(str(n_rows)))
-            for n_rows, part in scores[known].groupby("train_rows")
-        ]
-        return replace(self, small_rows=pd.concat(parts, ignore_index=True)) if parts else self
+        found = self._measured_at(scores, "train_rows")
+        return self if found is None else replace(self, small_rows=found)
 
     def with_large_rows(self, scores: pd.DataFrame) -> MetaDataset:
         """The same, with measurements of its larger tables at more rows.
@@ -324,19 +317,19 @@ class MetaDataset:
         ValueError
             One sentence on what is wrong with the table.
         """
-        if missing := [name for name in ("table", "n_rows") if name not in scores.columns]:
-            found = ", ".join(map(str, scores.columns))
-            raise ValueError(f"The scores must have a column {missing[0]!r}. Got {found}.")
-        known = scores["table"].astype(str).isin(self.datasets)
+        _check_column(scores, "table")
+        found = self._measured_at(scores.assign(dataset=scores["table"]), "n_rows")
+        return self if found is None else replace(self, large_rows=found)
+
+    def _measured_at(self, scores: pd.DataFrame, size: str) -> pd.DataFrame | None:
+        """Scores of these datasets in canonical form, with their size in a column; ``None``: there are none."""
+        _check_column(scores, size)
+        known = scores["dataset"].astype(str).isin(self.datasets)
         known &= np.isfinite(pd.to_numeric(scores["score"], errors="coerce").to_numpy(dtype=float))
-        if not known.any():
-            return self
-        rows = scores[known].astype({"table": str, "n_rows": int})
         parts = [
-            _check_evaluations(part.assign(dataset=table)).assign(n_rows=n_rows)
-            for (table, n_rows), part in rows.groupby(["table", "n_rows"])
+            _check_evaluations(part).assign(**{size: int(str(value))}) for value, part in scores[known].groupby(size)
         ]
-        return replace(self, large_rows=pd.concat(parts, ignore_index=True))
+        return pd.concat(parts, ignore_index=True) if parts else None
 
     def growth_table(self) -> pd.DataFrame:
         """How seconds grew with the rows of larger tables, shape (n_datasets, n_candidates), NaN where unknown.
@@ -345,7 +338,7 @@ class MetaDataset:
         """
         if self.large_rows is None or "log_rows" not in self.meta_features.columns:
             return pd.DataFrame(index=pd.Index([], name="dataset"))
-        few = self._pivot(self.evaluations[self.evaluations["score"].notna()], "seconds")  # no time-outs
+        few = self.seconds_table()
         more = self.large_rows.assign(log_rows=np.log10(self.large_rows["n_rows"].astype(float)))
         log_rows = self._pivot(more, "log_rows")
         powers = log_rows.sub(self.meta_features.loc[log_rows.index, "log_rows"].astype(float), axis=0)
@@ -370,6 +363,11 @@ def group_folds(groups: pd.Series, n_folds: int, *, seed: int = 0) -> list[int]:
         folds[i] = int(load.argmin())
         load[folds[i]] += sizes.iloc[i]
     return [int(f) for f in folds]
+
+
+def _check_column(scores: pd.DataFrame, name: str) -> None:
+    if name not in scores.columns:
+        raise ValueError(f"The scores must have a column {name!r}. Got {', '.join(map(str, scores.columns))}.")
 
 
 def _check_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:

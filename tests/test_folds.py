@@ -18,7 +18,8 @@ from autometa.families._deadlines import FitLimit
 from autometa.families.boosting import CatBoost, LightGBM, XGBoost
 from autometa.family import Candidate, ModelFamily
 from autometa.fitting import fit_model
-from autometa.folds import MAX_FOLD_MODELS, Rival, fit_quietly
+from autometa.fold_models import MAX_FOLD_MODELS
+from autometa.folds import Rival, fit_quietly
 from autometa.records import Status
 from autometa.search_space import SearchSpace
 from autometa.workers import WorkerPool

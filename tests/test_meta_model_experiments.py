@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autometa.meta_dataset import MetaDataset
+
 TASKS = {"binary": "roc_auc", "regression": "rmse"}
 N_DATASETS, N_SPLITS = 24, 6
 CONFIGS = [(family, float(strength)) for family in ("linear", "knn") for strength in range(6)]
@@ -122,7 +124,7 @@ def test_large_rows_are_learned_from_other_groups_only(load_experiment, corpus, 
     more = cells.assign(dataset=cells["dataset"] + "@10000", table=cells["dataset"], n_rows=10_000)
     more.assign(seconds=10 * more["seconds"]).to_parquet(tmp_path / "large_rows.parquet")
 
-    assert study.measured(tmp_path)["dataset"].nunique() == 8
+    assert study.measured(MetaDataset.from_parquet(tmp_path))["dataset"].nunique() == 8
     rows = study.run(tmp_path, n_folds=3, seed=0)
     assert len(rows) == 16
     assert rows["group"].nunique() == 8

@@ -683,7 +683,7 @@ def test_the_text_of_every_sound_lightgbm_model_passes(target):
 
 @pytest.fixture(scope="module")
 def lightgbm_text() -> Callable[[], str]:
-    text = str(predictor_of("lightgbm", "multiclass", {"n_estimators": 30}).members[0].models[0].text)
+    text = str(predictor_of("lightgbm", "multiclass", {"n_estimators": 30}).members[0].models[0].content)
     check_lightgbm(text)
     return lambda: text
 
@@ -704,14 +704,14 @@ def test_an_xgboost_text_that_is_no_forest_is_refused_before_it_is_parsed(xgboos
     except ArtefactError:
         return
     with contextlib.suppress(ValueError):  # XGBoostError: its own parser may still refuse, as long as it says so
-        FrozenXGBoost(text, np.arange(3))._outputs(np.full((4, 4), np.nan, dtype=np.float32))
+        FrozenXGBoost(text.encode(), np.arange(3))._outputs(np.full((4, 4), np.nan, dtype=np.float32))
 
 
 @pytest.fixture(scope="module")
 def xgboost_text() -> Callable[[], str]:
     if not FAMILIES["xgboost"].is_available():
         pytest.skip("xgboost is not installed")
-    text = str(predictor_of("xgboost", "multiclass", {"n_estimators": 5}).members[0].models[0].text)
+    text = str(predictor_of("xgboost", "multiclass", {"n_estimators": 5}).members[0].models[0].json)
     return lambda: text
 
 

@@ -263,9 +263,8 @@ def _as_table(frame: pd.DataFrame) -> pa.Table:
 
 
 def _measured_rows(study: Study) -> dict[str, int]:
-    """Rows of each dataset, at most those that the study measures."""
-    cap = study.measure.max_rows
-    return {entry.name: entry.n_rows if cap is None else min(entry.n_rows, cap) for entry in study.collection}
+    """Rows of each dataset that the study measures."""
+    return {entry.name: study.measure.rows_of(entry.n_rows) for entry in study.collection}
 
 
 def _meta_features(study: Study) -> pd.DataFrame:

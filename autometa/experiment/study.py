@@ -106,9 +106,13 @@ class Measure:
         names = ("max_rows", "subsample_seed", "time_limit", "memory_limit_mb")
         return {name: getattr(self, name) for name in names}
 
+    def rows_of(self, n_rows: int) -> int:
+        """Rows that are measured of a table of so many."""
+        return n_rows if self.max_rows is None else min(n_rows, self.max_rows)
+
     def has_rows(self, n_rows: int, train_rows: int) -> bool:
         """Whether every fold of a table of so many rows has ``train_rows`` training rows."""
-        n_rows = n_rows if self.max_rows is None else min(n_rows, self.max_rows)
+        n_rows = self.rows_of(n_rows)
         return train_rows <= n_rows - math.ceil(n_rows / folds_for(n_rows)[0])
 
 

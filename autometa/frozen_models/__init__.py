@@ -22,8 +22,7 @@ def freeze(model: Any) -> Any:
     if home.startswith("sklearn.ensemble.") and name in _HISTOGRAMS and FrozenHistogram.can_hold(model):
         return FrozenHistogram.from_estimator(model)
     if home.startswith("lightgbm.") and name in {"LGBMClassifier", "LGBMRegressor"}:
-        return FrozenLightGBM(model.booster_.model_to_string(), getattr(model, "classes_", None))
+        return FrozenLightGBM.from_estimator(model)
     if home.startswith("xgboost.") and name in {"XGBClassifier", "XGBRegressor"}:
-        text = bytes(model.get_booster().save_raw("json")).decode()
-        return FrozenXGBoost(text, model.classes_ if name == "XGBClassifier" else None)
+        return FrozenXGBoost.from_estimator(model)
     return model

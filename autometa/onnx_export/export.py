@@ -15,7 +15,7 @@ from autometa.data import ColumnKind
 from autometa.exceptions import ArtefactError
 from autometa.onnx_export.encoding import add_encoder, add_inputs
 from autometa.onnx_export.graph import Graph
-from autometa.onnx_export.kernels import KERNEL_PROBABILITIES, KERNEL_VALUES, is_single_precision
+from autometa.onnx_export.kernels import KERNEL_PROBABILITIES, KERNEL_VALUES
 from autometa.onnx_export.linear import BAYES_PROBABILITIES, LINEAR_SCORES
 from autometa.onnx_export.neighbors import NEIGHBOR_MODELS
 from autometa.onnx_export.nets import NET_PROBABILITIES, NET_VALUES
@@ -24,6 +24,7 @@ from autometa.predictor import Member, Predictor
 
 _CHECKED_ROWS = 256
 _LEAST_PROBABILITY = 1e-9
+_TOLERANCE = 1e-4
 _SCORES = {**LINEAR_SCORES, **TREE_SCORES, **KERNEL_VALUES, **NET_VALUES}
 _PROBABILITIES = {
     **TREE_PROBABILITIES, **BAYES_PROBABILITIES, **KERNEL_PROBABILITIES, **NEIGHBOR_MODELS, **NET_PROBABILITIES,
@@ -182,8 +183,7 @@ def _check(predictor: Predictor, content: bytes) -> None:
     found = session.run(None, onnx_inputs(predictor, frame))[-1]
     expected = predictor.predict_raw(frame)
     models = [model for member in predictor.members for model in member.models]
-    tolerance = 1e-3 if any(map(is_single_precision, models)) else 1e-4
-    if not np.allclose(found, expected, rtol=tolerance, atol=tolerance * max(1e-3, float(np.abs(expected).max()))):
+    if not np.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE * max(1e-3, float(np.abs(expected).max()))):
         if any(type(model).__name__ in NEIGHBOR_MODELS for model in models):
             raise ArtefactError(
                 "Nearest neighbours cannot be exported to ONNX where rows lie at equal distances (copies of rows, few "

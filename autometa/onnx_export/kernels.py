@@ -38,11 +38,6 @@ def regressor(graph: Graph, model: Any, matrix: str) -> str:
     return graph.add("Add", scaled, graph.constant(model.scaler_.mean_[0]))
 
 
-def is_single_precision(model: Any) -> bool:
-    """Whether scikit-learn computes kernels in float32 here: with polynomials three digits are left of them."""
-    return type(getattr(model, "model_", None)).__name__ == "Pipeline"
-
-
 def _landmarks(graph: Graph, nystroem: Any, x: str) -> str:
     """Nystroem features, shape (n_rows, n_components)."""
     coef0 = 1.0 if nystroem.coef0 is None else nystroem.coef0  # scikit-learn's own default for kernels by name

@@ -153,7 +153,7 @@ def _numbering(item: dict[str, Any]) -> list[tuple[dict[str, Any], int]]:
 
 def xgboost(graph: Graph, model: FrozenXGBoost, matrix: str) -> str:
     """Raw scores, shape (n_rows, n_outputs)."""
-    learner = json.loads(model.text)["learner"]
+    learner = json.loads(model.json)["learner"]
     booster, declared = learner["gradient_booster"]["model"], learner["learner_model_param"]
     trees = Trees(max(1, int(declared["num_class"])))
     for number, (tree, output) in enumerate(zip(booster["trees"], booster["tree_info"], strict=True)):

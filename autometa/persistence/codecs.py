@@ -94,13 +94,14 @@ def _read_histogram(files: Files, trusted: Sequence[str]) -> FrozenHistogram:
 
 
 def _write_lightgbm(model: FrozenLightGBM, trusted: Sequence[str]) -> Files:
-    check_lightgbm(model.text)  # what could not be loaded again is not saved
-    return {"txt": model.text.encode(), **to_files({"classes": getattr(model, "classes_", None)})}
+    check_lightgbm(model.content)  # what could not be loaded again is not saved
+    return {"txt": model.content.encode(), **to_files({"classes": getattr(model, "classes_", None)})}
 
 
 def _write_xgboost(model: FrozenXGBoost, trusted: Sequence[str]) -> Files:
-    check_xgboost(model.text)
-    return {"xgboost": model.text.encode(), **to_files({"classes": getattr(model, "classes_", None)})}
+    text = model.json
+    check_xgboost(text)
+    return {"xgboost": text.encode(), **to_files({"classes": getattr(model, "classes_", None)})}
 
 
 def _read_lightgbm(files: Files, trusted: Sequence[str]) -> FrozenLightGBM:
@@ -112,9 +113,8 @@ def _read_lightgbm(files: Files, trusted: Sequence[str]) -> FrozenLightGBM:
 
 
 def _read_xgboost(files: Files, trusted: Sequence[str]) -> FrozenXGBoost:
-    text = files["xgboost"].decode()
-    check_xgboost(text)
-    model = FrozenXGBoost(text, from_files(files)["classes"])
+    check_xgboost(files["xgboost"].decode())
+    model = FrozenXGBoost(files["xgboost"], from_files(files)["classes"])
     _ = model.booster  # a broken text is an error of loading, not of the first prediction
     return model
 

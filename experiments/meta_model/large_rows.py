@@ -29,7 +29,7 @@ from own_corpus import command_line, interval, same_machine
 from scipy.stats import spearmanr
 
 from autometa.family import Candidate
-from autometa.meta_dataset import LARGE_ROWS, MetaDataset, row_features
+from autometa.meta_dataset import MetaDataset, row_features
 from autometa.meta_model import MetaModel
 from autometa.meta_training import TrainingOptions, train_meta_model
 
@@ -41,12 +41,13 @@ MIN_CANDIDATES = 5
 
 def run(corpus: Path, *, n_folds: int, seed: int) -> pd.DataFrame:
     """One row per large table and way."""
-    meta, large = MetaDataset.from_parquet(corpus), measured(corpus)
+    meta = MetaDataset.from_parquet(corpus)
+    large = measured(meta)
     rows = []
     for train, test in meta.split_by_group(n_folds, seed=seed):
         parts = dict(zip(WAYS, (replace(train, large_rows=None), train), strict=True))
         models = {way: train_meta_model(part, seed, options=NO_REHEARSALS) for way, part in parts.items()}
-        for name, cells in large[large["table"].isin(test.datasets)].groupby("table"):
+        for name, cells in large[large["dataset"].isin(test.datasets)].groupby("dataset"):
             features = dict(meta.meta_features.loc[str(name)].items())
             powers = np.log10(float(cells["n_rows"].iloc[0])) - features["log_rows"]
             features |= row_features(features, powers)
@@ -55,12 +56,12 @@ def run(corpus: Path, *, n_folds: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def measured(corpus: Path) -> pd.DataFrame:
+def measured(meta: MetaDataset) -> pd.DataFrame:
     """The cells of the large tables in the default metric of their task, of tables with enough candidates."""
-    cells = pd.read_parquet(corpus / LARGE_ROWS).astype({"table": str, "metric": str, "family": str, "config": str})
-    cells = cells[cells["score"].notna()]
-    cells = cells[cells["metric"] == cells.groupby("table")["metric"].transform("first")]
-    return cells[cells.groupby("table")["config"].transform("nunique") >= MIN_CANDIDATES]
+    cells = meta.large_rows
+    assert cells is not None
+    cells = cells[cells["metric"] == cells.groupby("dataset")["metric"].transform("first")]
+    return cells[cells.groupby("dataset")["key"].transform("nunique") >= MIN_CANDIDATES]
 
 
 def judged(model: MetaModel, features: Mapping[str, Any], cells: pd.DataFrame) -> dict[str, float]:
@@ -92,9 +93,7 @@ def main() -> None:
     parser = command_line(__doc__, "large_rows.csv")
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
-    rows = pd.concat(
-        run(arguments.corpus, n_folds=arguments.folds, seed=seed) for seed in range(arguments.seeds)
-    )  # fmt: skip
+    rows = pd.concat(run(arguments.corpus, n_folds=arguments.folds, seed=seed) for seed in range(arguments.seeds))
     rows.to_csv(arguments.report, index=False, float_format="%.4g")
     print(f"{rows['dataset'].nunique()} tables in {rows['group'].nunique()} groups")
     for name, line in summarise(rows).iterrows():

@@ -33,7 +33,7 @@ from joblib import Parallel, delayed
 from autometa.data import TaskType
 from autometa.experiment.simulation import FLOOR, greedy_portfolio, incumbent_curve
 from autometa.family import Candidate
-from autometa.meta_dataset import LARGE_ROWS, MetaDataset, candidate_key
+from autometa.meta_dataset import MetaDataset, candidate_key
 from autometa.meta_model import Belief, MetaModel
 from autometa.meta_training import TrainingOptions, train_meta_model
 from autometa.metrics import task_metrics
@@ -126,8 +126,6 @@ def load_worlds(
     training = cells.assign(score=cells["choose"], standard_error=cells["error"])
     meta_features = pd.read_parquet(folder / "meta_features.parquet")
     meta = MetaDataset.from_frames(training.drop(columns=["choose", "held", "error", "scores"]), meta_features)
-    if (folder / LARGE_ROWS).is_file():
-        meta = meta.with_large_rows(pd.read_parquet(folder / LARGE_ROWS))
     worlds = []
     for task in TaskType:
         metric = task_metrics(task)[0].name if metrics is None else metrics[task]
