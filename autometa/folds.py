@@ -174,6 +174,7 @@ class _Pace:
     n_splits: int
     started: float = field(default_factory=time.perf_counter)
     note: str = ""
+    done_share: float = 1.0
 
     def limit(self, estimator: Any, done: int) -> FitLimit | None:
         """The limit of the next fit, ``None`` where nothing is cut."""
@@ -191,11 +192,16 @@ class _Pace:
         rounds, epochs = limit.rounds(), limit.epochs()
         if rounds is not None:
             name = ROUNDS_AND_RATE[candidate.family][0]
-            self.note = f"stopped after {rounds} of {candidate.config[name]} rounds, as time was short"
+            self._cut(rounds, candidate.config[name], "rounds")
             shorter = Candidate(candidate.family, {**candidate.config, name: rounds})
             self.request = replace(self.request, candidate=shorter)
         elif epochs is not None:
-            self.note = f"stopped after {epochs} of {candidate.config.get('n_epochs', '?')} epochs, as time was short"
+            self._cut(epochs, candidate.config.get("n_epochs"), "epochs")
+
+    def _cut(self, done: int, asked: int | None, unit: str) -> None:
+        self.note = f"stopped after {done}{f' of {asked}' if asked else ''} {unit}, as time was short"
+        if asked:
+            self.done_share = min(self.done_share, max(done, 1) / asked)
 
     def verdict(self, tally: _Tally) -> dict[str, Any]:
         """Status and reason where a candidate that was cut short is not even as good as the best on its splits."""
@@ -323,7 +329,8 @@ def run_splits(job: Job, request: Request, report: Report = ignore) -> Evaluatio
         ending["predictions"] = oof.mean()
     if curve is not None and not ending.keys() - {"predictions"}:
         ending["curve"] = curve.mean()
-    return tally.evaluation(pace.request, job.splits, **{"reason": pace.note, **ending})
+    ending = {"reason": pace.note, "done_share": pace.done_share, **ending}
+    return tally.evaluation(pace.request, job.splits, **ending)
 
 
 def quietly(task: Callable[[], Answer]) -> Answer:

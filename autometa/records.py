@@ -45,6 +45,9 @@ class Evaluation:
         Highest resident memory of the worker above its idle level, NaN when unknown.
     n_train_rows : int
         Mean number of training rows of a split.
+    done_share : float, default=1.0
+        Share of the rounds or epochs asked for that were done, the least of the splits; below 1 where fits were cut
+        short.
     seed : int
     reason : str
         Why it did not end well, or where its fits were cut short; empty otherwise.
@@ -64,6 +67,7 @@ class Evaluation:
     predict_seconds: tuple[float, ...] = ()
     peak_memory_mb: float = float("nan")
     n_train_rows: int = 0
+    done_share: float = 1.0
     seed: int = 0
     reason: str = ""
     predictions: NDArray[Any] | None = field(default=None, repr=False, compare=False)

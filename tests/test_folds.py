@@ -213,6 +213,7 @@ def test_boosting_that_would_not_end_in_time_becomes_a_candidate_of_fewer_rounds
         done = result.candidate.config[rounds]
         assert 5 <= done <= 20
         assert result.reason.startswith(f"stopped after {done} of 200 rounds")
+        assert result.done_share == done / 200
         assert len(evaluator.fold_models(result.candidate)) == 3
         evaluator.forget_models([result.candidate])
         assert len(evaluator.fold_models(result.candidate)) == 3
@@ -223,6 +224,7 @@ def test_boosting_that_would_not_end_in_time_becomes_a_candidate_of_fewer_rounds
         assert again.scores["roc_auc"][0] == pytest.approx(result.scores["roc_auc"][0], abs=0.05)
         whole = evaluator.evaluate(candidate, time_limit=60.0)
         assert whole.candidate == candidate
+        assert whole.done_share == 1.0
         assert whole.scores != result.scores
 
 

@@ -19,7 +19,7 @@ from autometa.tuning.handover import Handover, Surrogate
 from autometa.tuning.history import Outcome, thinned
 from autometa.tuning.neighbourhood import at_random
 from autometa.tuning.proposals import suggest, trial_params
-from autometa.tuning.ranking import Knowledge
+from autometa.tuning.ranking import Costs, Knowledge, Ranker
 from autometa.tuning.spaces import Spaces
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -65,6 +65,8 @@ class Plan:
 def true_score(candidate):
     """Best at valley(a=0.8, depth=7): 1; kind is 0.3 worse."""
     c = candidate.config
+    if candidate.family == "wide":
+        return 0.0
     if candidate.family == "valley":
         return 1.0 - (c["a"] - 0.8) ** 2 - 0.01 * (c["depth"] - 7) ** 2
     return 0.7 - 0.05 * abs(np.log10(c["c"])) - (0.1 if c["kernel"] == "y" else 0.0)
@@ -390,6 +392,36 @@ def test_without_a_belief_defaults_come_first_then_a_surrogate():
 def test_bad_arguments_get_one_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+class Wide(Valley):
+    name = "wide"
+    search_space = SearchSpace({f"x{i}": FloatDistribution(0.0, 1.0) for i in range(16)})
+    default_config = {f"x{i}": 0.5 for i in range(16)}  # noqa: RUF012
+
+
+def test_what_was_seen_of_a_family_with_many_hyperparameters_holds_for_the_others_of_it():
+    families = (Valley(), Wide())
+    spaces = Spaces.of_families(families)
+    narrow, wide = Valley().pool(9)[1:], Wide().pool(9)[1:]
+    outcomes = [Outcome(i, candidate, true_score(candidate)) for i, candidate in enumerate(narrow)]
+    outcomes += [Outcome(len(outcomes) + i, candidate, 0.0) for i, candidate in enumerate(wide[:4])]
+    forecast = Surrogate(spaces, outcomes).forecast(wide[4:])
+    assert (forecast.mean < 0.3).all()
+    scaled = spaces.vectors([*narrow, *wide]) * spaces.even_scale
+    width = [np.linalg.norm(part[:, None] - part, axis=2).max() for part in (scaled[:8], scaled[8:])]
+    assert 0.5 < width[0] / width[1] < 2.0
+
+
+def test_a_surrogate_that_leads_offers_what_can_still_be_afforded():
+    plan = Plan(families=(Valley(), Wide()), mean=np.zeros(32), seconds=np.repeat([0.01, 60.0], 16))
+    knowledge = Knowledge(Spaces.of_families(plan.families), plan.candidates, plan.belief)
+    ranker = Ranker(knowledge, n_defaults=0)
+    history = [Outcome(i, c, true_score(c)) for i, c in enumerate(plan.candidates[:12])]
+    for remaining, families in ((5.0, {"valley"}), (1000.0, {"valley", "wide"})):
+        choices = ranker._by_surrogate(history, [], Costs(remaining=remaining), rng=np.random.default_rng(0))
+        assert {choice.candidate.family for choice in choices} == families
+        assert all(choice.seconds <= remaining for choice in choices)
 
 
 def test_an_extended_belief_leaves_the_pool_alone_and_is_unsure_far_away():

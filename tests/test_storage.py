@@ -100,7 +100,7 @@ def test_an_evaluation_survives_its_record():
     candidate = Candidate("keeper", {"keep": 0.1})
     evaluation = Evaluation(
         "abc", candidate, Status.OK, scores={"rmse": (-0.1, -0.2)}, fit_seconds=(0.1, 0.2),
-        predict_seconds=(0.01, 0.02), peak_memory_mb=3.5, n_train_rows=48, seed=7, reason="why",
+        predict_seconds=(0.01, 0.02), peak_memory_mb=3.5, n_train_rows=48, done_share=0.5, seed=7, reason="why",
     )  # fmt: skip
     assert restore(record(evaluation, candidate), candidate, "abc") == evaluation
     shorter = Candidate("keeper", {"keep": 0.05})

@@ -269,6 +269,19 @@ def test_what_would_not_end_in_time_is_left_out():
     assert proposer.trial_seconds(further.candidate) < 3.0
 
 
+def test_fits_that_were_cut_short_count_as_long_as_they_would_have_taken():
+    pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5)]
+    start = WarmStart(pool, belief_of([2.0, 1.0], seconds=[1.0, 1.0]))
+    seconds = {}
+    for share in (1.0, 0.1):
+        proposer = Proposer(start, [Keeper()], optuna.create_study(), 5, Budget(10.0), "rmse")
+        cut = Evaluation("x", pool[0], Status.OK, {"rmse": (-1.0, -1.1)}, (1.0, 1.0), done_share=share)
+        proposer.tell(cut)
+        seconds[share] = proposer.trial_seconds(pool[0])
+    assert seconds[1.0] == pytest.approx(5.0, rel=0.1)
+    assert seconds[0.1] > 3 * seconds[1.0]
+
+
 def test_units_of_work_do_not_depend_on_time(dataset):
     pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5, 0.4, 0.3)]
     belief = belief_of([4.0, 3.0, 2.0, 1.0], seconds=[0.1] * 4)

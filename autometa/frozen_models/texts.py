@@ -29,6 +29,19 @@ class _Kept:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name in {"content", "classes_"}}
 
+    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
+        """Class probabilities, shape (n_rows, n_classes)."""
+        return _two_columns(self._outputs(X), len(self.classes_))
+
+    def predict(self, X: Matrix) -> NDArray[Any]:
+        """Values, or the most probable class, shape (n_rows,)."""
+        if hasattr(self, "classes_"):
+            return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        return self._outputs(X)
+
+    def _outputs(self, X: Matrix) -> NDArray[np.float64]:
+        raise NotImplementedError
+
 
 class FrozenLightGBM(_Kept):
     """A LightGBM model as its own text format.
@@ -62,16 +75,6 @@ class FrozenLightGBM(_Kept):
     def _outputs(self, X: Matrix) -> NDArray[np.float64]:
         # Waking threads takes longer than one row; rows never share a sum, so threads change no bit.
         return np.asarray(self.booster.predict(X, num_threads=1 if len(X) < _MANY_ROWS else 0))
-
-    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
-        """Class probabilities, shape (n_rows, n_classes)."""
-        return _two_columns(self._outputs(X), len(self.classes_))
-
-    def predict(self, X: Matrix) -> NDArray[Any]:
-        """Values, or the most probable class, shape (n_rows,)."""
-        if hasattr(self, "classes_"):
-            return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
-        return self._outputs(X)
 
 
 class FrozenXGBoost(_Kept):
@@ -112,16 +115,6 @@ class FrozenXGBoost(_Kept):
             self.booster.set_param({"nthread": n_threads})
             self._n_threads = n_threads
         return np.asarray(self.booster.inplace_predict(X, validate_features=False), dtype=np.float64)
-
-    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
-        """Class probabilities, shape (n_rows, n_classes)."""
-        return _two_columns(self._outputs(X), len(self.classes_))
-
-    def predict(self, X: Matrix) -> NDArray[Any]:
-        """Values, or the most probable class, shape (n_rows,)."""
-        if hasattr(self, "classes_"):
-            return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
-        return self._outputs(X)
 
 
 def _two_columns(outputs: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:

@@ -39,10 +39,10 @@ class Forecasts:
 class Surrogate:
     """A Gaussian process fitted to the trials of one study only.
 
-    Matérn 5/2 over encoded configurations about an unknown constant, averaged over a grid of length scales and noises
-    with the weights of their marginal likelihoods, the variance at its mode: closed forms of one eigendecomposition
-    per length scale. Scores far below the median are drawn up (see :func:`autometa.tuning.history.floor`), since how
-    bad a bad configuration is says little about the good ones.
+    Matérn 5/2 over encoded configurations, all families equally wide, about an unknown constant, averaged over a grid
+    of length scales and noises with the weights of their marginal likelihoods, the variance at its mode: closed forms
+    of one eigendecomposition per length scale. Scores far below the median are drawn up (see
+    :func:`autometa.tuning.history.floor`), since how bad a bad configuration is says little about the good ones.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Surrogate:
         scores = np.array([outcome.score for outcome in scored])
         self.spread, self.floor = spread, floor(scores, spread)
         self.scores = np.maximum(scores, self.floor)
-        self._vectors = spaces.vectors([outcome.candidate for outcome in scored])
+        self._vectors = self._encode([outcome.candidate for outcome in scored])
         self._centre, self._unit = float(self.scores.mean()), max(float(self.scores.std()), 0.5 * spread) or 1.0
         self._fits = _fits(_distances(self._vectors, self._vectors), (self.scores - self._centre) / self._unit)
 
@@ -73,7 +73,7 @@ class Surrogate:
 
     def forecast(self, candidates: Sequence[Candidate]) -> Forecasts:
         """Means and standard deviations of the noise-free scores."""
-        distances = _distances(self.spaces.vectors(candidates), self._vectors)  # (C, n)
+        distances = _distances(self._encode(candidates), self._vectors)  # (C, n)
         parts = [fit.predict(distances) for fit in self._fits]
         weight = np.array([fit.weight for fit in self._fits])
         means, variances = np.stack([m for m, _ in parts]), np.stack([v for _, v in parts])  # (F, C)
@@ -88,15 +88,22 @@ class Surrogate:
         forecast = self.forecast(candidates)
         return _improvement(forecast.mean - self.incumbent, forecast.std)
 
-    def shortlist(self, candidates: Sequence[Candidate], n: int) -> list[Candidate]:
-        """The ``n`` most promising candidates as the most likely fit alone sees them, in their order."""
+    def _encode(self, candidates: Sequence[Candidate]) -> Floats:
+        return self.spaces.vectors(candidates) * self.spaces.even_scale
+
+    def shortlist(self, candidates: Sequence[Candidate], n: int, *, seconds: Floats | None = None) -> list[int]:
+        """Positions of the ``n`` most promising candidates, per second where those are given, in their order.
+
+        As the most likely fit alone sees them.
+        """
         if len(candidates) <= n:
-            return list(candidates)
+            return list(range(len(candidates)))
         best = max(self._fits, key=lambda fit: fit.weight)
-        mean, variance = best.predict(_distances(self.spaces.vectors(candidates), self._vectors))
+        mean, variance = best.predict(_distances(self._encode(candidates), self._vectors))
         top = (self.incumbent - self._centre) / self._unit
         value = _improvement(mean - top, np.sqrt(np.maximum(variance, 1e-12)))
-        return [candidates[i] for i in np.sort(np.argsort(-value, kind="stable")[:n])]
+        value = value if seconds is None else value / seconds
+        return [int(i) for i in np.sort(np.argsort(-value, kind="stable")[:n])]
 
 
 @dataclass(frozen=True)

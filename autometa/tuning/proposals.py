@@ -212,7 +212,7 @@ class Proposer:
         score, error = estimated_score(evaluation, self.outcomes[:number], self.metric)
         seconds = math.nan
         if self.budget.counts_time and evaluation.fit_seconds:
-            seconds = float(np.mean(evaluation.fit_seconds))
+            seconds = float(np.mean(evaluation.fit_seconds)) / evaluation.done_share
         return Outcome(
             number, self._spaces.canonical(evaluation.candidate), score, error if error > 0 else math.nan, seconds,
             complete=evaluation.ok, source=self._sources.get(evaluation.candidate, ""),

@@ -39,6 +39,7 @@ _N_RANKED = 400
 _NEAR_FROM = 5
 _LONG_TAIL = 0.8
 _N_REMEMBERED = 4
+_N_SHORTLIST = 64
 
 
 class Choice(NamedTuple):
@@ -339,16 +340,20 @@ class Ranker:
             lies = np.minimum(surrogate.forecast(pending).mean, surrogate.incumbent)
             running = [Outcome(-1, c, float(lie)) for c, lie in zip(pending, lies, strict=True)]
             surrogate = Surrogate(spaces, [*seen, *running], spread=spread)
-        candidates = surrogate.shortlist(candidates, 2 * N_PROPOSED)
-        gain = surrogate.expected_improvement(candidates)
         if self.knowledge.belief is None:
+            candidates = [candidates[i] for i in surrogate.shortlist(candidates, _N_SHORTLIST)]
+            gain = surrogate.expected_improvement(candidates)
             ranks = np.argsort(-gain, kind="stable")
             return [Choice(candidates[i], "search", gain=float(gain[i])) for i in ranks]
         belief, position = self.knowledge.updated(history)
         seconds, most = trial_seconds(belief, candidates, costs, at=self._nearest(candidates, position))
-        value = _per_second(gain, seconds, most, costs)
-        ranks = np.argsort(-value, kind="stable")
-        return [Choice(candidates[i], "search", float(most[i]), float(gain[i])) for i in ranks]
+        open_ = np.flatnonzero(most <= costs.remaining) if costs.per_second else np.arange(len(candidates))
+        open_ = open_ if len(open_) else np.arange(len(candidates))
+        per = seconds[open_] + costs.overhead if costs.per_second else None
+        best = open_[surrogate.shortlist([candidates[i] for i in open_], _N_SHORTLIST, seconds=per)]
+        gain = surrogate.expected_improvement([candidates[i] for i in best])
+        ranks = np.argsort(-_per_second(gain, seconds[best], most[best], costs), kind="stable")
+        return [Choice(candidates[best[r]], "search", float(most[best[r]]), float(gain[r])) for r in ranks]
 
     def _nearest(self, candidates: Sequence[Candidate], position: Mapping[Candidate, int]) -> list[int]:
         """Positions of the most similar candidates that a belief speaks of: of the same family where it has one."""

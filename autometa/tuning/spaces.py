@@ -34,6 +34,12 @@ class Spaces(Mapping[str, SearchSpace]):
     defaults : mapping of str to mapping
         Default configurations, by which parameters that a trial did not ask for are filled. Families without one
         use the middle of their space.
+
+    Attributes
+    ----------
+    even_scale : ndarray of shape (n_dims,)
+        Factors on :meth:`vectors` after which a family of many hyperparameters is as wide as one of few: the distance
+        of two members of a family is the root mean square over its hyperparameters.
     """
 
     def __init__(
@@ -49,6 +55,8 @@ class Spaces(Mapping[str, SearchSpace]):
         self.n_dims = sum(widths)
         middles = [_middle_vector(space) for space in self._spaces.values()]
         self._centre: Floats = np.concatenate([np.zeros(len(self._spaces)), *middles])
+        per_family = [1.0, *(1.0 / np.sqrt(max(len(space), 1)) for space in self._spaces.values())]
+        self.even_scale: Floats = np.repeat(per_family, widths)
         self._starts = dict(zip(self._spaces, np.cumsum(widths).tolist(), strict=False))
         self._vectors: dict[Candidate, Floats] = {}
 

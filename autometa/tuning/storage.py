@@ -314,7 +314,7 @@ def record(evaluation: Evaluation, candidate: Candidate) -> dict[str, Any]:
         "scores": {name: list(values) for name, values in evaluation.scores.items()},
         "fit_seconds": list(evaluation.fit_seconds), "predict_seconds": list(evaluation.predict_seconds),
         "peak_memory_mb": evaluation.peak_memory_mb, "n_train_rows": evaluation.n_train_rows,
-        "seed": evaluation.seed, "reason": evaluation.reason,
+        "done_share": evaluation.done_share, "seed": evaluation.seed, "reason": evaluation.reason,
     }  # fmt: skip
     return kept if evaluation.candidate == candidate else {**kept, "config": dict(evaluation.candidate.config)}
 
@@ -327,8 +327,8 @@ def restore(kept: Mapping[str, Any], candidate: Candidate, fingerprint: str) -> 
         fingerprint, candidate, Status(kept["status"]),
         scores={name: tuple(values) for name, values in kept["scores"].items()},
         fit_seconds=tuple(kept["fit_seconds"]), predict_seconds=tuple(kept["predict_seconds"]),
-        peak_memory_mb=kept["peak_memory_mb"], n_train_rows=kept["n_train_rows"], seed=kept["seed"],
-        reason=kept["reason"],
+        peak_memory_mb=kept["peak_memory_mb"], n_train_rows=kept["n_train_rows"],
+        done_share=kept.get("done_share", 1.0), seed=kept["seed"], reason=kept["reason"],
     )  # fmt: skip
 
 
