@@ -279,7 +279,7 @@ def test_fits_that_were_cut_short_count_as_long_as_they_would_have_taken():
         proposer.tell(cut)
         seconds[share] = proposer.trial_seconds(pool[0])
     assert seconds[1.0] == pytest.approx(5.0, rel=0.1)
-    assert seconds[0.1] > 3 * seconds[1.0]
+    assert seconds[0.1] > 1.2 * seconds[1.0]  # the belief is sure of its own
 
 
 def test_units_of_work_do_not_depend_on_time(dataset):
