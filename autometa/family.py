@@ -133,7 +133,7 @@ class MatrixShape:
 class ModelFamily(ABC):
     """A kind of model with a constant search space.
 
-    A family is stateless. Its estimators are fitted on a float32 matrix made by
+    A family is stateless. Its estimators are fitted on a float32 matrix (see ``double_precision``) made by
     :class:`autometa.preprocessing.TableEncoder` and on class codes 0 .. n_classes - 1 or float targets;
     classifiers have ``predict_proba``.
 
@@ -150,6 +150,8 @@ class ModelFamily(ABC):
         - "linear": one-hot categories, imputed and standardised numbers, missing indicators; no NaN
         - "net": category codes first (0 unknown or missing, then 1, 2, ...), then robustly scaled and smoothly
           clipped numbers and missing indicators; no NaN
+    double_precision : bool
+        Whether it is fitted on the matrix in float64. Its sums then agree on all machines, and for one row or many.
     tasks : frozenset of TaskType
     requires : tuple of str
         Modules that must be importable.
@@ -160,6 +162,7 @@ class ModelFamily(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     matrix: ClassVar[MatrixKind] = "linear"
+    double_precision: ClassVar[bool] = False
     tasks: ClassVar[frozenset[TaskType]] = ALL_TASKS
     requires: ClassVar[tuple[str, ...]] = ()
     install_hint: ClassVar[str] = ""

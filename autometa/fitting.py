@@ -119,9 +119,10 @@ def prepare_fit(
     rows: NDArray[np.intp] | None,
     seed: int,
     n_threads: int,
-) -> tuple[FittedModel, NDArray[np.float32], NDArray[Any], dict[str, Any]]:
+) -> tuple[FittedModel, NDArray[np.floating], NDArray[Any], dict[str, Any]]:
     """An estimator that is not fitted yet and the arrays to fit it on, classes coded without gaps."""
     matrix, y = (data.matrix, data.y) if rows is None else (data.matrix[rows], data.y[rows])
+    matrix = matrix.astype(np.float64) if family.double_precision else matrix
     classes = None
     if data.task.is_classification:
         classes, y = np.unique(y, return_inverse=True)
@@ -134,7 +135,7 @@ def prepare_fit(
 
 
 def run_fit(
-    model: FittedModel, matrix: NDArray[np.float32], y: NDArray[Any], options: Mapping[str, Any]
+    model: FittedModel, matrix: NDArray[np.floating], y: NDArray[Any], options: Mapping[str, Any]
 ) -> FittedModel:
     model.estimator.fit(matrix, y, **options)
     return model

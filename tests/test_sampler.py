@@ -19,7 +19,7 @@ from autometa.tuning.handover import Handover, Surrogate
 from autometa.tuning.history import Outcome, thinned
 from autometa.tuning.neighbourhood import at_random
 from autometa.tuning.proposals import suggest, trial_params
-from autometa.tuning.ranking import Costs, Knowledge, Ranker
+from autometa.tuning.ranking import Costs, Knowledge, Ranker, _others_first
 from autometa.tuning.spaces import Spaces
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -422,6 +422,15 @@ def test_a_surrogate_that_leads_offers_what_can_still_be_afforded():
         choices = ranker._by_surrogate(history, [], Costs(remaining=remaining), rng=np.random.default_rng(0))
         assert {choice.candidate.family for choice in choices} == families
         assert all(choice.seconds <= remaining for choice in choices)
+
+
+def test_neighbours_of_the_best_take_every_second_trial_unless_the_others_promise_nothing():
+    value = np.array([0.1, 1.0, 0.2, 0.9])
+    local = np.array([False, True, False, True])
+    assert list(np.argsort(-_others_first(value, local, ~local))[:2]) == [2, 0]
+    hopeless = np.where(local, value, 1e-9)
+    assert int(np.argmax(_others_first(hopeless, local, ~local))) == 1
+    assert list(_others_first(value, local, np.zeros(4, dtype=bool))) == list(value)
 
 
 def test_an_extended_belief_leaves_the_pool_alone_and_is_unsure_far_away():

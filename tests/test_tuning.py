@@ -395,6 +395,7 @@ def test_the_search_ends_early_when_nothing_more_is_expected_and_says_so(dataset
             budget=Budget.of(60.0, unit="work"),
         )  # fmt: skip
     assert "Stopped early: the expected gain of a further trial" in result.ledger.entries[-1].reason
+    assert sum("Stopped early" in entry.reason for entry in result.ledger) == 1
     assert 20 <= len(result.evaluations) < 200
 
 

@@ -42,14 +42,13 @@ class _KernelMachine(BaseEstimator):
         self.kernel = kernel
         self.random_state = random_state
 
-    def _kernel_options(self, X: NDArray[np.float64]) -> dict[str, Any]:
+    def _kernel_options(self, X: Matrix) -> dict[str, Any]:
         gamma = self.gamma_factor / (X.shape[1] * max(float(X.var()), 1e-12))
         return {"kernel": self.kernel, "gamma": gamma, **(_POLY if self.kernel == "poly" else {})}
 
-    def _approximate(self, X: NDArray[np.float64], model: BaseEstimator) -> Pipeline:
+    def _approximation(self, X: Matrix) -> Nystroem:
         components = min(_N_COMPONENTS, len(X))
-        kernel = Nystroem(**self._kernel_options(X), n_components=components, random_state=self.random_state)
-        return Pipeline([("kernel", kernel), ("model", model)])
+        return Nystroem(**self._kernel_options(X), n_components=components, random_state=self.random_state)
 
 
 class KernelClassifier(ClassifierMixin, _KernelMachine):
@@ -60,33 +59,27 @@ class KernelClassifier(ClassifierMixin, _KernelMachine):
 
     def fit(self, X: Matrix, y: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> Self:
         """Fit on X (n_rows, n_columns) and class codes y."""
-        exact = _double(X)
         self.classes_, counts = np.unique(y, return_counts=True)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        if len(exact) > _MAX_EXACT_ROWS:
-            self.model_ = self._approximate(exact, LogisticRegression(C=self.C))
-            self.model_.fit(exact, y, **{f"model__{k}": v for k, v in weights.items()})
+        if len(X) > _MAX_EXACT_ROWS:
+            self.model_ = Pipeline([("kernel", self._approximation(X)), ("model", LogisticRegression(C=self.C))])
+            self.model_.fit(X, y, **{f"model__{k}": v for k, v in weights.items()})
             return self
-        machine = SVC(C=self.C, cache_size=500, max_iter=200_000, **self._kernel_options(exact))
+        machine = SVC(C=self.C, cache_size=500, max_iter=200_000, **self._kernel_options(X))
         if counts.min() < 3:  # too few rows of a class to calibrate on: a logistic read-out of the kernel machine
             machine = OneVsRestClassifier(machine) if len(counts) > 2 else machine
-            self.model_ = _MarginReadout(machine).fit(exact, y, **({} if len(counts) > 2 else weights))
+            self.model_ = _MarginReadout(machine).fit(X, y, **({} if len(counts) > 2 else weights))
             return self
-        self.model_ = CalibratedClassifierCV(machine, method="sigmoid", cv=3, ensemble=False).fit(exact, y, **weights)
+        self.model_ = CalibratedClassifierCV(machine, method="sigmoid", cv=3, ensemble=False).fit(X, y, **weights)
         return self
 
     def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
         """Class probabilities, shape (n_rows, n_classes)."""
-        return np.asarray(self.model_.predict_proba(_double(X)))
+        return np.asarray(self.model_.predict_proba(X))
 
     def predict(self, X: Matrix) -> NDArray[Any]:
         """Most probable class, shape (n_rows,)."""
         return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
-
-
-def _double(X: Matrix) -> NDArray[np.float64]:
-    """For kernels: single precision leaves three digits of an approximated polynomial, and others elsewhere."""
-    return np.asarray(X, dtype=np.float64)
 
 
 class _MarginReadout(ClassifierMixin, BaseEstimator):
@@ -95,17 +88,17 @@ class _MarginReadout(ClassifierMixin, BaseEstimator):
     def __init__(self, machine: BaseEstimator) -> None:
         self.machine = machine
 
-    def fit(self, X: NDArray[np.float64], y: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> Self:
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         self.machine_ = self.machine.fit(X, y, **weights)
         self.readout_ = LogisticRegression(C=1.0).fit(self._margins(X), y)
         self.classes_ = self.readout_.classes_
         return self
 
-    def predict_proba(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
         return np.asarray(self.readout_.predict_proba(self._margins(X)))
 
-    def _margins(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _margins(self, X: Matrix) -> NDArray[np.float64]:
         margins = np.asarray(self.machine_.decision_function(X))
         return margins.reshape(len(X), -1)
 
@@ -115,21 +108,20 @@ class KernelRegressor(RegressorMixin, _KernelMachine):
 
     def fit(self, X: Matrix, y: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> Self:
         """Fit on X (n_rows, n_columns) and values y."""
-        exact = _double(X)
         self.scaler_ = StandardScaler().fit(np.asarray(y, dtype=float).reshape(-1, 1))
         target = self.scaler_.transform(np.asarray(y, dtype=float).reshape(-1, 1)).ravel()
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        if len(exact) > _MAX_EXACT_ROWS:
-            self.model_ = self._approximate(exact, Ridge(alpha=1.0 / self.C))
-            self.model_.fit(exact, target, **{f"model__{k}": v for k, v in weights.items()})
+        if len(X) > _MAX_EXACT_ROWS:
+            self.model_ = Pipeline([("kernel", self._approximation(X)), ("model", Ridge(alpha=1.0 / self.C))])
+            self.model_.fit(X, target, **{f"model__{k}": v for k, v in weights.items()})
         else:
-            self.model_ = SVR(C=self.C, epsilon=0.1, cache_size=500, max_iter=200_000, **self._kernel_options(exact))
-            self.model_.fit(exact, target, **weights)
+            self.model_ = SVR(C=self.C, epsilon=0.1, cache_size=500, max_iter=200_000, **self._kernel_options(X))
+            self.model_.fit(X, target, **weights)
         return self
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Values, shape (n_rows,)."""
-        return np.asarray(self.scaler_.inverse_transform(self.model_.predict(_double(X)).reshape(-1, 1))).ravel()
+        return np.asarray(self.scaler_.inverse_transform(self.model_.predict(X).reshape(-1, 1))).ravel()
 
 
 class _CatBoost(BaseEstimator):

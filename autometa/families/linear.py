@@ -26,6 +26,7 @@ class Linear(ModelFamily):
 
     name = "linear"
     matrix = "linear"
+    double_precision = True
     search_space = SearchSpace(
         {
             "C": FloatDistribution(1e-4, 1e4, log=True),

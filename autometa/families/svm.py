@@ -21,6 +21,7 @@ class SupportVectorMachine(ModelFamily):
 
     name = "svm"
     matrix = "linear"
+    double_precision = True
     search_space = SearchSpace(
         {
             "C": FloatDistribution(1e-2, 1e3, log=True),

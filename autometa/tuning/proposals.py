@@ -148,9 +148,12 @@ class Proposer:
         seen = [e.seconds for e in self.outcomes if e.candidate.family == candidate.family and e.ok]
         return max(seen) if seen and self.budget.counts_time else math.nan
 
-    def expected_gain(self) -> float:
-        """Largest expected gain among what could be tried next; NaN where nothing is known."""
-        known = [choice.gain for choice in self._choices() if math.isfinite(choice.gain)]
+    def expected_gain(self, *, wide: bool = False) -> float:
+        """Largest expected gain among what could be tried next; NaN where nothing is known.
+
+        ``wide``: with neighbours of the best and configurations at random.
+        """
+        known = [choice.gain for choice in self._choices(wide=wide) if math.isfinite(choice.gain)]
         return max(known, default=math.nan)
 
     def expected_best(self, n_trials: float) -> float:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from autometa.family import Candidate
@@ -40,6 +41,7 @@ _NEAR_FROM = 5
 _LONG_TAIL = 0.8
 _N_REMEMBERED = 4
 _N_SHORTLIST = 64
+_LEAST_SHARE = 0.1
 
 
 class Choice(NamedTuple):
@@ -290,11 +292,9 @@ class Ranker:
         rng: np.random.Generator,
         wide: bool,
     ) -> list[Choice]:
-        # What a belief says between the members of its pool is less certain than what it says of them: neighbours of
-        # the best get every second trial, after the race of the first ones.
         pool, tried = self.knowledge.pool, {*(outcome.candidate for outcome in history), *pending}
         wide = wide or tried.issuperset(pool)
-        near = wide or (len(history) >= _NEAR_FROM and len(history) % 2 == 1)
+        near = wide or len(history) >= _NEAR_FROM
         fresh = dict.fromkeys(self.knowledge.listed, "listed") | self._fresh(history, rng, near=near)
         if wide:
             fresh |= dict.fromkeys(at_random(self.knowledge.spaces, rng, n=N_PROPOSED), "random")
@@ -309,6 +309,10 @@ class Ranker:
         else:
             value = _per_second(gain, seconds, most, costs)
         sources = {**fresh, **dict.fromkeys(pool, "selection")}
+        if not wide and len(history) % 2 == 0:
+            local = np.array([sources.get(candidate) == "local" for candidate in position])
+            untried = np.array([candidate not in tried for candidate in position])
+            value = _others_first(value, local, untried & ~local)
         choices = [
             Choice(c, sources.get(c, "selection"), float(most[i]), float(gain[i])) for i, c in enumerate(position)
         ]
@@ -388,6 +392,17 @@ def _per_second(gain: Floats, seconds: Floats, most: Floats, costs: Costs) -> Fl
     value = gain / (seconds + costs.overhead)
     affordable = most <= costs.remaining
     return np.where(affordable | ~affordable.any(), value, -1.0 / (1.0 + np.maximum(value, 0.0)))
+
+
+def _others_first(value: Floats, local: NDArray[np.bool_], others: NDArray[np.bool_]) -> Floats:
+    """The values with those of neighbours of the best last, as long as the others promise something.
+
+    What a belief says between the members of its pool is less certain than what it says of them: so neighbours get
+    every second trial only. Where all others promise less than a tenth, their trial would be wasted.
+    """
+    if not (local.any() and others.any()) or value[others].max() < _LEAST_SHARE * value[local].max():
+        return value
+    return np.where(local, -math.inf, value)
 
 
 def within(costs: Costs, seconds: float, remaining: float) -> Costs:

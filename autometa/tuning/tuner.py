@@ -68,6 +68,7 @@ class _Search:
     ledger: Ledger = field(default_factory=Ledger)
     running: dict[Future[Evaluation], tuple[Proposal, float]] = field(default_factory=dict)
     n_before: int = 0
+    ended: bool = False
     stopping: bool = False
     halted: bool = False
 
@@ -120,13 +121,13 @@ class _Search:
         """Start trials until all workers are busy; whether one was started."""
         started = False
         self._look()
-        while len(self.running) < self.n_jobs + self._n_ahead() and self._allows_trial():
+        while not self.ended and len(self.running) < self.n_jobs + self._n_ahead() and self._allows_trial():
             self._adopt()
             limit = self._trial_limit()
             if limit is not None and limit <= 0:
                 break
             if reason := self._reason_to_end():
-                self.later = None
+                self.later, self.ended = None, True
                 self._note(reason)
                 break
             proposal = self._next(math.inf if limit is None else limit)
@@ -318,9 +319,12 @@ class _Search:
         error = best.standard_error(name)
         if best.score(name) >= self.metric.best - _ROUNDING:
             return f"Stopped early: {name} cannot be better than {self.metric.from_score(best.score(name)):g}."
+        enough = _NO_GAIN * error
+        if not np.max(scores) - np.max(scores[:-_PATIENCE]) < enough:
+            return ""
         gain = self.proposer.expected_gain()
-        recent = float(np.max(scores) - np.max(scores[:-_PATIENCE]))
-        if not (np.isfinite(gain) and gain < _NO_GAIN * error and recent < _NO_GAIN * error):
+        gain = self.proposer.expected_gain(wide=True) if gain < enough else gain
+        if not gain < enough:
             return ""
         return f"Stopped early: the expected gain of a further trial, {gain:.2g}, is far below the noise, {error:.2g}."
 
