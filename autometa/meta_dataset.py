@@ -327,7 +327,8 @@ class MetaDataset:
         known = scores["dataset"].astype(str).isin(self.datasets)
         known &= np.isfinite(pd.to_numeric(scores["score"], errors="coerce").to_numpy(dtype=float))
         parts = [
-            _check_evaluations(part).assign(**{size: int(str(value))}) for value, part in scores[known].groupby(size)
+            _check_evaluations(part).assign(**{size: int(float(str(value)))})
+            for value, part in scores[known].groupby(size)
         ]
         return pd.concat(parts, ignore_index=True) if parts else None
 

@@ -46,17 +46,16 @@ class SizeScale:
     def values(self, meta_features: Mapping[str, Any]) -> Floats:
         """Centred measures of one dataset, shape (len(names),)."""
         found = np.array([_number(meta_features.get(name)) for name in self.names])
-        limit = self.largest if self.cap is None else self.cap
-        if len(found) and limit is not None:
-            found[0] = min(found[0], limit)
+        if len(found):
+            found[0] = min(found[0], *(limit for limit in (self.cap, self.largest) if limit is not None), math.inf)
         return np.asarray(np.where(np.isfinite(found), found - np.asarray(self.centre), 0.0))
 
     def beyond(self, meta_features: Mapping[str, Any]) -> Floats:
         """What rows beyond the largest add to log-seconds, shape (P,), or (1,) where it is the same for all."""
-        known = _number(meta_features.get(self.names[0])) if self.names else math.nan
-        if self.largest is None or not known > self.largest:
-            return np.zeros(1)
-        return math.log(10.0) * (known - self.largest) * np.asarray(self.growth or [1.0], dtype=float)
+        more = math.nan
+        if self.largest is not None and self.names:
+            more = math.log(10.0) * (_number(meta_features.get(self.names[0])) - self.largest)
+        return (more if more > 0 else 0.0) * np.asarray(self.growth or [1.0], dtype=float)
 
 
 def _number(value: Any) -> float:
