@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, spearmanr
+from scipy.stats import spearmanr
 
 from autometa.collection import load_collection
 from autometa.data import TaskType
@@ -26,7 +26,7 @@ from autometa.families import default_families
 from autometa.family import Candidate
 from autometa.meta_dataset import MetaDataset
 from autometa.metrics import task_metrics
-from autometa.tuning.handover import Surrogate
+from autometa.tuning.handover import Surrogate, _log_density
 from autometa.tuning.history import Outcome
 from autometa.tuning.spaces import Spaces
 
@@ -59,8 +59,8 @@ def foretold(
     surrogate = Surrogate(spaces, outcomes, spread=0.3 * float(scores.std()))
     forecast = surrogate.forecast([candidates[i] for i in others])
     spread = np.sqrt(forecast.std**2 + forecast.noise**2 + (_BLUR * scores.std()) ** 2)
-    z, low = (scores[others] - forecast.mean) / spread, (surrogate.floor - forecast.mean) / spread
-    density = np.where(scores[others] < surrogate.floor, norm.logcdf(low), norm.logpdf(z) - np.log(spread))
+    held = zip(scores[others], forecast.mean, spread, strict=True)
+    density = [_log_density(score, mean, std, surrogate.floor) for score, mean, std in held]
     return float(np.clip(density, -_MOST, _MOST).mean()), float(spearmanr(forecast.mean, scores[others])[0])
 
 
