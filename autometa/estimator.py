@@ -31,6 +31,7 @@ from autometa.opening import (
     in_background,
     keep_runs,
     measured_metrics,
+    must_haste,
     provisional_selection,
     refuse_continuous,
     usable_families,
@@ -174,17 +175,18 @@ class _AutoMeta(CallbackSupportMixin, BaseEstimator):
             if storage is not None:
                 shared = SharedStudy.open(storage, evaluator, metric, n_jobs=workers.n_workers, further=warm_start)
             first = first_model(evaluator, metric, budget)
+            haste = must_haste(evaluator, budget)
             ranking, later = in_background(
                 partial(
                     select, dataset, metric=metric, families=families, meta_model=self.meta_model, random_state=seed,
                     this_machine=self.budget_unit == "seconds", experience=self.experience,
                     probe=budget.counts_time and budget.seconds >= BUDGET_SECONDS,
-                )
+                ),
+                first if haste else None,  # on small tables its time is that of imports
             )  # fmt: skip
             self.data_summary_ = summarise(dataset, n_splits=len(evaluator.splits))
-            search = _Search(
-                evaluator, metric, families, provisional_selection(dataset, metric, families), first, shared
-            )
+            selection = provisional_selection(dataset, metric, families, haste=haste)
+            search = _Search(evaluator, metric, families, selection, first, shared)
             self._search(search, budget, limits, ranking=ranking, later=later)
         return self
 

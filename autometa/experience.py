@@ -254,7 +254,6 @@ def _upsert(connection: sql.Connection, table: sql.Table, replaced: list[str]) -
 
 def _rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     candidate = evaluation.candidate
-    seconds = evaluation.fit_seconds
     for metric in evaluation.scores:
         score, error = evaluation.score(metric), evaluation.standard_error(metric)
         if math.isfinite(score):
@@ -262,7 +261,7 @@ def _rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
                 "fingerprint": evaluation.dataset, "key": candidate_key(candidate.family, candidate.config),
                 "metric": metric, "family": candidate.family, "config": json.dumps(canonical_config(candidate.config)),
                 "score": score, "standard_error": error if math.isfinite(error) else None,
-                "seconds": sum(seconds) / len(seconds) if seconds else None,
+                "seconds": evaluation.split_seconds if evaluation.fit_seconds else None,
             }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ class Forecast:
     score, score_low, score_high : float
         Expected validation score (higher is better) and its 80 % interval, in the metric's raw units.
     fit_seconds : float
-        Expected seconds of one fit on all rows.
+        Expected seconds of one fit, with the prediction of the rows held out.
     reason : str
         Where the forecast comes from, in a few words.
     """

@@ -36,7 +36,7 @@ _PRUNED_BELOW = 0.01
 _PRIOR_FOLDS = 4
 _SLACK = 1.0
 _HASTE = 0.8
-_FIT_SHARE = 0.8
+_FIT_SHARE = 0.7
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class MetaDataset:
     ----------
     evaluations : DataFrame
         One row per dataset, candidate and metric: dataset, family, config (canonical JSON), key, metric, score
-        (higher is better), seconds, standard_error.
+        (higher is better), seconds (of a fit and the prediction of the rows held out), standard_error.
     meta_features : DataFrame of shape (n_datasets, n_features)
         Indexed by dataset.
     groups : Series
@@ -122,9 +122,9 @@ class MetaDataset:
         ----------
         evaluations : DataFrame
             Columns ``dataset``, ``family``, ``score`` (higher is better), and where they exist ``config`` (mapping or
-            JSON text), ``config_id``, ``seconds``, ``metric``, ``task``, ``standard_error`` and ``group``. Not every
-            candidate must have been run on every dataset; rows without a finite score count as not run. Repeated
-            measurements of the same cell are averaged.
+            JSON text), ``config_id``, ``seconds`` (of a fit), ``predict_seconds`` (added to them: what a trial costs),
+            ``metric``, ``task``, ``standard_error`` and ``group``. Not every candidate must have been run on every
+            dataset; rows without a finite score count as not run. Repeated measurements of the same cell are averaged.
         meta_features : DataFrame
             A ``dataset`` column and one row per dataset; numbers, text and NaN.
         groups : mapping or Series, optional
@@ -387,7 +387,7 @@ def _check_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:
                 evaluations["metric"].astype(str).to_numpy() if "metric" in evaluations.columns else DEFAULT_METRIC
             ),
             "score": _numbers(evaluations, "score"),
-            "seconds": _numbers(evaluations, "seconds"),
+            "seconds": _numbers(evaluations, "seconds") + np.nan_to_num(_numbers(evaluations, "predict_seconds")),
             "standard_error": _numbers(evaluations, errors),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
@@ -41,6 +42,7 @@ _MIN_ROWS = 200
 _ORDER = (
     "linear", "lightgbm", "random_forest", "hist_gradient_boosting", "extra_trees", "knn", "xgboost", "catboost",
 )  # fmt: skip
+_QUICK_ROWS_PER_SECOND = 2_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,8 @@ class FirstModel:
         On the rows that it was not fitted on; higher is better.
     started, seconds : float
         When its fit began, counted from the start of the budget, and how long it took.
+    split_seconds : float
+        The same in proportion to the training rows of a split.
     """
 
     candidate: Candidate
@@ -62,6 +66,7 @@ class FirstModel:
     score: float
     started: float
     seconds: float
+    split_seconds: float
 
 
 def first_model(evaluator: Evaluator, metric: Metric, budget: Budget) -> FirstModel | None:
@@ -77,6 +82,7 @@ def first_model(evaluator: Evaluator, metric: Metric, budget: Budget) -> FirstMo
     data = evaluator.data(family.matrix)
     candidate = _quick_candidate(family)
     train, test = evaluator.splits[-1]
+    n_train = len(train)
     width = max(1, data.matrix.shape[1]) * max(1, data.n_classes // 3)
     n_rows = max(_MIN_ROWS, _QUICK_CELLS // width)
     train, test = (_part(evaluator.dataset, rows, n_rows, evaluator.seed) for rows in (train, test))
@@ -84,13 +90,16 @@ def first_model(evaluator: Evaluator, metric: Metric, budget: Budget) -> FirstMo
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
+            begun = time.perf_counter()
             model = fit_model(family, candidate.config, data=data, rows=train, seed=evaluator.seed)
+            fitted = time.perf_counter() - begun
             prediction = model.predict(data.matrix[test])
             score = metric.score(data.y[test], prediction, None if weight is None else weight[test])
     except Exception:
         return None
     member = Member(family.name, dict(candidate.config), family.matrix, (model,))
-    return FirstModel(candidate, member, score, elapsed, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return FirstModel(candidate, member, score, elapsed, seconds, fitted * n_train / len(train))
 
 
 def _quick_candidate(family: ModelFamily) -> Candidate:
@@ -107,21 +116,47 @@ def _part(dataset: Dataset, rows: NDArray[np.intp], n_rows: int, seed: int) -> N
     return np.asarray(rows[stratified_sample(dataset.y[rows], dataset.task, n_rows, seed)])
 
 
-def provisional_selection(dataset: Dataset, metric: Metric, families: Sequence[ModelFamily]) -> Selection:
-    """Defaults, quick families first: what there is until the ranking has been made."""
+def provisional_selection(
+    dataset: Dataset, metric: Metric, families: Sequence[ModelFamily], *, haste: bool = False
+) -> Selection:
+    """Defaults, quick families first: what there is until the ranking has been made.
+
+    With ``haste`` boosting comes first: it can be cut short, where others end with a model or with nothing.
+    """
     ranks = {name: rank for rank, name in enumerate(_ORDER)}
-    ordered = sorted(families, key=lambda f: (ranks.get(f.name, len(ranks)), "torch" in f.requires))
+
+    def rank(family: ModelFamily) -> tuple[bool, int, bool]:
+        by_name = ranks.get(family.name, len(ranks))
+        return haste and family.name not in ROUNDS_AND_RATE, by_name, "torch" in family.requires
+
     note = "There was no time to rank the candidates: these are defaults in a fixed order."
-    defaults = tuple(family.default_candidate() for family in ordered)
+    defaults = tuple(family.default_candidate() for family in sorted(families, key=rank))
     return Selection(defaults, dataset.name, metric, tuple(families), MetaFeatures({}), notes=(note,))
 
 
-def warm_start(selection: Selection) -> WarmStart:
-    """What the search takes from a selection."""
-    return WarmStart(selection.candidates, selection.belief)
+def must_haste(evaluator: Evaluator, budget: Budget) -> bool:
+    """Whether a single trial could take much of the budget, so that one that cannot be cut short is a risk."""
+    if not budget.counts_time or math.isinf(budget.seconds):
+        return False
+    dataset = evaluator.dataset
+    n_outputs = dataset.n_classes if dataset.task is TaskType.MULTICLASS else 1
+    n_rows = n_outputs * sum(len(train) for train, _ in evaluator.splits)
+    return n_rows > _QUICK_ROWS_PER_SECOND * budget.seconds
 
 
-def in_background(make: Callable[[], Selection]) -> tuple[Future[Selection], Future[WarmStart]]:
+def warm_start(selection: Selection, first: FirstModel | None = None) -> WarmStart:
+    """What the search takes from a selection, and from how long the first model took where that tells something."""
+    belief = selection.belief
+    if belief is not None and first is not None:
+        at = [i for i, candidate in enumerate(selection.candidates[: len(belief)]) if candidate == first.candidate]
+        for index in at:
+            belief = belief.observe_seconds(index, first.split_seconds)
+    return WarmStart(selection.candidates, belief)
+
+
+def in_background(
+    make: Callable[[], Selection], first: FirstModel | None = None
+) -> tuple[Future[Selection], Future[WarmStart]]:
     """A selection that is made in a thread while the workers start, and what the search takes from it.
 
     A thread, not a process: the search needs the selection where PyTorch's import, most of its time, cannot be spared
@@ -132,7 +167,7 @@ def in_background(make: Callable[[], Selection]) -> tuple[Future[Selection], Fut
     def hand_on(done: Future[Selection]) -> None:
         error = done.exception()
         if error is None:
-            warm.set_result(warm_start(done.result()))
+            warm.set_result(warm_start(done.result(), first))
         else:
             warm.set_exception(error)
 

@@ -82,6 +82,11 @@ class Evaluation:
         """Seconds spent in fits and predictions."""
         return float(sum(self.fit_seconds) + sum(self.predict_seconds))
 
+    @property
+    def split_seconds(self) -> float:
+        """Mean seconds of a fit and the prediction of the rows held out, NaN before the first."""
+        return self.seconds / len(self.fit_seconds) if self.fit_seconds else float("nan")
+
     def score(self, metric: str) -> float:
         """Mean over splits, NaN where nothing was measured."""
         values = np.asarray(self.scores.get(metric, ()), dtype=float)

@@ -29,7 +29,9 @@ FEATURES = {"n_rows": 100.0, "skewness": float("nan"), "task": "binary"}
 
 def evaluation(dataset: str = "table", k: int = 5, score: float = 0.8, status: Status = Status.OK) -> Evaluation:
     scores = {"roc_auc": (score, score + 0.02), "accuracy": (score - 0.1,)}
-    return Evaluation(dataset, Candidate("knn", {"k": k}), status, scores if status is Status.OK else {}, (0.5, 1.5))
+    return Evaluation(
+        dataset, Candidate("knn", {"k": k}), status, scores if status is Status.OK else {}, (0.5, 1.5), (0.2, 0.2)
+    )
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_what_goes_in_comes_out(store: Experience) -> None:
     assert features["n_rows"] == 100
     assert features["task"] == "binary"
     assert pd.isna(features["skewness"])
-    assert data.seconds_table().loc["table"].tolist() == [1.0, 1.0]
+    assert data.seconds_table().loc["table"].tolist() == [1.2, 1.2]
     errors = data.standard_error_table("roc_auc").loc["table"]
     assert errors.tolist() == pytest.approx([0.01, 0.01])
     assert data.standard_error_table("accuracy").loc["table"].isna().all()

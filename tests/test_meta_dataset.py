@@ -57,6 +57,12 @@ def test_columns_for_config_and_seconds_may_be_absent() -> None:
     assert data.seconds_table().isna().all(axis=None)
 
 
+def test_seconds_of_the_prediction_are_added_to_those_of_the_fit() -> None:
+    table = runs().assign(predict_seconds=[0.5, *[np.nan] * (len(runs()) - 1)])
+    data = MetaDataset.from_frames(table, features())
+    assert data.seconds_table().loc["d0"].tolist() == [1.5, 2, 3]
+
+
 def test_equal_configurations_have_equal_keys() -> None:
     assert candidate_key("a", {"x": 5.0, "y": None}) == candidate_key("a", {"x": np.int64(5)})
     assert candidate_key("a", {"x": float("nan")}) == candidate_key("a", {})

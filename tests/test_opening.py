@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import wait
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from autometa.data import Dataset
 from autometa.evaluation import Evaluator
 from autometa.families import resolve_families
 from autometa.metrics import METRICS, resolve_metric
-from autometa.opening import as_metric, first_model, in_background, provisional_selection, warm_start
+from autometa.opening import as_metric, first_model, in_background, must_haste, provisional_selection, warm_start
+from autometa.selection import select
 from autometa.tuning import Budget
 
 
@@ -66,6 +68,36 @@ def test_defaults_stand_in_for_a_ranking_quick_ones_first():
     assert selection.belief is None
     assert "no time to rank" in selection.explain()
     assert warm_start(selection).candidates == selection.candidates
+
+
+def test_where_time_is_short_what_can_be_cut_short_comes_first():
+    families = resolve_families(["mlp", "catboost", "lightgbm", "linear", "random_forest"])
+    selection = provisional_selection(table(), METRICS["roc_auc"], families, haste=True)
+    assert [c.family for c in selection.candidates] == ["lightgbm", "catboost", "linear", "random_forest", "mlp"]
+    with Evaluator(table(4_000), families=["linear"]) as evaluator:  # 8,000 training rows in three folds
+        assert must_haste(evaluator, Budget(3.0))
+        assert not must_haste(evaluator, Budget(5.0))
+        assert not must_haste(evaluator, Budget())
+        assert not must_haste(evaluator, Budget(3.0, max_trials=2))
+
+
+def test_how_long_the_first_model_took_tells_what_its_trial_would_take(monkeypatch):
+    import autometa.opening as module
+
+    dataset = table(2_000)
+    selection = select(dataset, families=["linear", "lightgbm"])
+    known = selection.candidates[: len(selection.belief)]
+    default = next(i for i, candidate in enumerate(known) if candidate == selection.families[0].default_candidate())
+    monkeypatch.setattr(module, "_QUICK_CELLS", 1_000)
+    with Evaluator(dataset, families=["linear", "lightgbm"]) as evaluator:
+        first = first_model(evaluator, METRICS["roc_auc"], Budget())
+    assert 0 < first.split_seconds <= first.seconds * 2_000 / 250
+    slow = replace(first, split_seconds=100 * float(selection.belief.seconds[default]))
+    told = warm_start(selection, slow).belief
+    assert told.seconds[default] > 3 * selection.belief.seconds[default]
+    assert warm_start(selection).belief is selection.belief
+    _, warm = in_background(lambda: selection, slow)
+    assert warm.result(30).belief.seconds[default] == told.seconds[default]
 
 
 def test_a_selection_made_in_the_background_and_its_failure_are_handed_on():

@@ -467,6 +467,49 @@ def test_a_belief_that_grows_by_one_outcome_equals_one_made_at_once():
     assert [position[c] for c in tried[:4]] == [0, 1, 2, 3]
 
 
+def test_a_belief_in_memory_serves_whoever_asks_for_less_and_says_the_same():
+    plan = Plan(seconds=np.full(32, 0.1))
+    spaces = Spaces.of_families(plan.families)
+    drawn = at_random(spaces, np.random.default_rng(0), n=6)
+    history = [Outcome(i, c, true_score(c), seconds=0.2) for i, c in enumerate([*plan.candidates[:3], *drawn[:2]])]
+    shared = Knowledge(spaces, plan.candidates, plan.belief)
+    wide, _ = shared.updated(history[:3], more=drawn)
+    for n, pending in ((3, []), (4, drawn[3:4]), (5, drawn[2:4])):
+        belief, position = shared.updated(history[:n], pending)
+        alone, where = Knowledge(spaces, plan.candidates, plan.belief).updated(history[:n], pending)
+        assert set(position) == set(where)
+        assert len(belief) == len(wide)
+        for candidate, index in position.items():
+            assert belief.mean[index] == pytest.approx(alone.mean[where[candidate]])
+            assert belief.seconds[index] == pytest.approx(alone.seconds[where[candidate]])
+        assert shared.spread(history[:n]) == pytest.approx(
+            Knowledge(spaces, plan.candidates, plan.belief).spread(history[:n])
+        )
+    assert Knowledge(spaces, plan.candidates).spread(history) == 0.0
+
+
+def test_candidates_are_drawn_anew_after_a_few_trials_and_when_the_best_change():
+    plan = Plan()
+    knowledge = Knowledge(Spaces.of_families(plan.families), plan.candidates, plan.belief)
+    ranker, rng = Ranker(knowledge), np.random.default_rng(0)
+    history = [Outcome(i, c, -float(i)) for i, c in enumerate(plan.candidates[:6])]
+    first = ranker._fresh(history, 8, rng, near=True)
+    assert ranker._fresh([*history, Outcome(6, plan.candidates[6], -9.0)], 9, rng, near=True) == first
+    better = ranker._fresh([*history, Outcome(6, plan.candidates[6], 9.0)], 9, rng, near=True)
+    assert better != first
+    assert ranker._fresh([*history, Outcome(6, plan.candidates[6], 9.0)], 12, rng, near=True) != better
+    assert ranker._fresh(history, 12, rng, near=False) == {}
+
+
+def test_what_earlier_fits_took_holds_for_an_extended_belief():
+    plan = Plan(seconds=np.full(32, 0.1))
+    spaces = Spaces.of_families(plan.families)
+    belief = plan.belief.observe_seconds(0, 10.0)
+    extended = extend(belief, plan.candidates, at_random(spaces, np.random.default_rng(0), n=2), spaces)
+    np.testing.assert_allclose(extended.seconds[:32], belief.seconds)
+    assert extended.seconds[0] > 1.0
+
+
 def test_of_a_long_history_the_best_and_the_latest_are_kept():
     candidate = Candidate("valley", {"a": 0.5, "depth": 5})
     history = [Outcome(i, candidate, float(-i) if i % 7 else np.nan) for i in range(200)]

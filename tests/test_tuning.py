@@ -20,6 +20,7 @@ from autometa.records import Evaluation, Status
 from autometa.search_space import SearchSpace
 from autometa.tuning import Budget, WarmStart, tune
 from autometa.tuning.proposals import FIXED_SECONDS, Proposer, estimated_score, suggest, trial_params
+from autometa.tuning.tuner import _Search
 from autometa.workers import shared_workers
 
 
@@ -280,6 +281,28 @@ def test_fits_that_were_cut_short_count_as_long_as_they_would_have_taken():
         seconds[share] = proposer.trial_seconds(pool[0])
     assert seconds[1.0] == pytest.approx(5.0, rel=0.1)
     assert seconds[0.1] > 1.2 * seconds[1.0]  # the belief is sure of its own
+
+
+def test_the_prediction_of_held_out_rows_counts_as_time_of_a_fit():
+    pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5)]
+    start = WarmStart(pool, belief_of([2.0, 1.0], seconds=[0.1, 0.1]))
+    seconds = []
+    for predict_seconds in ((0.0, 0.0), (0.9, 0.9)):
+        proposer = Proposer(start, [Keeper()], optuna.create_study(), 5, Budget(10.0), "rmse")
+        proposer.tell(Evaluation("x", pool[0], Status.OK, {"rmse": (-1.0, -1.1)}, (0.1, 0.1), predict_seconds))
+        seconds.append(proposer.trial_seconds(pool[0]))
+    assert seconds[1] > 1.2 * seconds[0]  # the belief is sure of its own
+
+
+@pytest.mark.parametrize(("fit_seconds", "reserved"), [(2.0, 1.5 * 2.0 * 1.25), (6.0, 0.0)])
+def test_time_for_a_new_fit_is_kept_unless_it_would_take_most_of_the_budget(dataset, fit_seconds, reserved):
+    with Evaluator(dataset, families=[Keeper()], metrics=["rmse"]) as evaluator:
+        rows = round(0.8 * dataset.n_rows)
+        known = Evaluation(
+            "x", Candidate("keeper", {"keep": 0.5}), Status.OK, {"rmse": (-1.0,)}, (fit_seconds,), n_train_rows=rows
+        )
+        state = _Search(evaluator, None, METRICS["rmse"], Budget(10.0), 1, None, None, True, evaluations=[known])
+        assert state.reserve() == pytest.approx(0.45 + reserved, rel=0.02)
 
 
 def test_units_of_work_do_not_depend_on_time(dataset):

@@ -88,7 +88,7 @@ class Belief:
         standard_error : float, optional
             Of the raw score. Default: a small share of the dataset's scale.
         seconds : float, optional
-            Measured fit seconds.
+            Measured: of a fit and the prediction of the rows held out.
         output : str or TrainRows, optional
             What was measured, where it is not the target: another metric by its name, or the target's metric after
             training on fewer rows; one of :attr:`outputs`. The candidate does not count as tried.
@@ -128,7 +128,7 @@ class Belief:
         return replace(self, failed=(*self.failed, index), _columns=columns)
 
     def observe_seconds(self, index: int, seconds: float) -> Belief:
-        """The belief after fit seconds were measured; a time that is not positive is ignored."""
+        """The belief after the seconds of a fit were measured; a time that is not positive is ignored."""
         index = self._check_index(index)
         if self.seconds_prior is None or not (math.isfinite(seconds) and seconds > 0):
             return self
@@ -228,16 +228,17 @@ class Belief:
 
     @property
     def seconds(self) -> Floats:
-        """Expected fit seconds of each candidate (median), shape (C,); NaN where nothing is known."""
+        """Expected seconds of a fit and the prediction of the rows held out (median), shape (C,); NaN where nothing is
+        known."""
         return np.exp(self._time_moments[0])
 
     @property
     def seconds_std(self) -> Floats:
-        """Standard deviation of the logarithm of the fit seconds, shape (C,)."""
+        """Standard deviation of the logarithm of the seconds, shape (C,)."""
         return self._time_moments[1]
 
     def seconds_interval(self, level: float = 0.8) -> tuple[Floats, Floats]:
-        """Lower and upper end of the central interval of the fit seconds, each of shape (C,); NaN if unknown."""
+        """Lower and upper end of the central interval of the seconds, each of shape (C,); NaN if unknown."""
         calibration = None if self.seconds_prior is None else self.seconds_prior.calibration
         low, high = _ends(level, calibration, len(self.timed))
         mean, std = self._time_moments

@@ -165,7 +165,7 @@ class Prior:
 
 @dataclass(frozen=True, eq=False)
 class SecondsPrior:
-    """Log fit seconds: a forecast, a covariance and the unknown speed of this machine.
+    """Log-seconds of a fit: a forecast, a covariance and the unknown speed of this machine.
 
     Parameters
     ----------

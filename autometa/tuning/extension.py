@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,7 +44,7 @@ def extend(belief: Belief, candidates: Sequence[Candidate], new: Sequence[Candid
     Parameters
     ----------
     belief : Belief
-        Untouched by trials, over ``candidates``.
+        Untouched by trials (but for what earlier fits took), over ``candidates``.
     candidates, new : sequence of Candidate
     spaces : Spaces
     """
@@ -66,6 +67,8 @@ def extend(belief: Belief, candidates: Sequence[Candidate], new: Sequence[Candid
     extended = type(belief)(later, seconds)
     for hint in belief.hints:
         extended = extended.observe(hint.index, hint.raw_score, hint.standard_error, output=hint.output)
+    for index, log_seconds in zip(belief.timed, belief.log_seconds, strict=True):
+        extended = extended.observe_seconds(index, math.exp(log_seconds))
     return extended
 
 

@@ -210,8 +210,7 @@ class Handover:
             self.compared.add(outcome.number)
             if sum(o.scored for o in before) >= _MIN_BEFORE_COMPARING:
                 belief, position = knowledge.updated(before, more=[outcome.candidate])
-                spread = float(knowledge.updated(before)[0].mean.std())
-                surrogate = self.surrogate(knowledge.spaces, thinned(before), spread)
+                surrogate = self.surrogate(knowledge.spaces, thinned(before), knowledge.spread(before))
                 self.record(outcome, belief, position[outcome.candidate], surrogate=surrogate)
 
     def surrogate(self, spaces: Spaces, history: Sequence[Outcome], spread: float) -> Surrogate:
@@ -224,7 +223,7 @@ class Handover:
     def record(self, outcome: Outcome, belief: Belief, index: int, *, surrogate: Surrogate) -> None:
         """Compare the forecasts for one more trial; ``belief`` and ``surrogate`` know the trials before it."""
         error = outcome.standard_error if math.isfinite(outcome.standard_error) else 0.0
-        error = math.hypot(error, _TOLERANCE * float(belief.mean.std()))
+        error = math.hypot(error, _TOLERANCE * surrogate.spread)
         own = surrogate.forecast([outcome.candidate])
         ratio = _log_density(outcome.score, belief.mean[index], math.hypot(belief.std[index], error), surrogate.floor)
         ratio -= _log_density(outcome.score, own.mean[0], math.hypot(own.std[0], own.noise, error), surrogate.floor)

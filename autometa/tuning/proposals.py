@@ -108,7 +108,7 @@ class Proposer:
         self.knowledge = Knowledge(self._spaces, candidates, start.belief)
         self._ranker = Ranker(self.knowledge, start.policy, handover=Handover(), ensemble=start.ensemble)
         self._current: tuple[int, Belief | None, dict[Candidate, int]] = (-1, None, {})
-        self._ranking: tuple[tuple[int, int, bool], list[Choice]] = ((-1, -1, False), [])
+        self._ranking: dict[bool, tuple[tuple[int, int], list[Choice]]] = {}
         self._history = [self._outcome(i) for i in range(len(self.outcomes))]
 
     def resume(self, outcomes: Sequence[Evaluation]) -> None:
@@ -183,14 +183,14 @@ class Proposer:
 
     def _choices(self, spendable: float = math.inf, *, wide: bool = False) -> list[Choice]:
         """What could be tried next, best first, whatever it costs."""
-        key = (len(self._history), len(self.taken), wide)
-        if self._ranking[0] != key:
+        key = (len(self._history), len(self.taken))
+        if wide not in self._ranking or self._ranking[wide][0] != key:
             told = {outcome.candidate for outcome in self._history}
             pending = sorted(self.taken - told, key=lambda candidate: candidate.key)
             rng = np.random.default_rng([self.seed, self.n_proposed])
             ranked = self._ranker.rank(self._history, pending, costs=self._costs(spendable), rng=rng, wide=wide)
-            self._ranking = key, [choice for choice in ranked if choice.candidate not in self.taken]
-        return self._ranking[1]
+            self._ranking[wide] = key, [choice for choice in ranked if choice.candidate not in self.taken]
+        return self._ranking[wide][1]
 
     def _affordable(self, choices: Sequence[Choice], spendable: float) -> Choice | None:
         """The first choice that should end in so many seconds."""
@@ -215,7 +215,7 @@ class Proposer:
         score, error = estimated_score(evaluation, self.outcomes[:number], self.metric)
         seconds = math.nan
         if self.budget.counts_time and evaluation.fit_seconds:
-            seconds = float(np.mean(evaluation.fit_seconds)) / evaluation.done_share
+            seconds = evaluation.split_seconds / evaluation.done_share
         return Outcome(
             number, self._spaces.canonical(evaluation.candidate), score, error if error > 0 else math.nan, seconds,
             complete=evaluation.ok, source=self._sources.get(evaluation.candidate, ""),

@@ -40,6 +40,7 @@ _N_RANKED = 400
 _NEAR_FROM = 5
 _LONG_TAIL = 0.8
 _N_REMEMBERED = 4
+_DRAWN_FOR = 4
 _N_SHORTLIST = 64
 _LEAST_SHARE = 0.1
 
@@ -92,6 +93,16 @@ class Costs(NamedTuple):
     caution: float = _LONG_TAIL
 
 
+class _Memory(NamedTuple):
+    """A belief that was brought up to date, to go on from."""
+
+    history: tuple[Outcome, ...]
+    belief: Belief
+    prior: Belief
+    """Over the same candidates, before the history."""
+    position: dict[Candidate, int]
+
+
 @dataclass(frozen=True)
 class Knowledge:
     """A belief before any trial, over a list of candidates, and how it is brought up to date.
@@ -107,7 +118,7 @@ class Knowledge:
     spaces: Spaces
     candidates: tuple[Candidate, ...]
     belief: Belief | None = None
-    _remembered: dict[Any, tuple[Belief, dict[Candidate, int]]] = field(default_factory=dict, repr=False, compare=False)
+    _remembered: list[_Memory] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def pool(self) -> tuple[Candidate, ...]:
@@ -132,39 +143,51 @@ class Knowledge:
         more : sequence of Candidate
             Further candidates to speak of.
         """
-        assert self.belief is not None
         known, history = dict.fromkeys(self.pool), thinned(settled(history))
         new = [c for c in dict.fromkeys([*(o.candidate for o in history), *pending, *more]) if c not in known]
-        key = (tuple(history), tuple(pending), tuple(new))
-        if key not in self._remembered:
-            if len(self._remembered) >= _N_REMEMBERED:
-                del self._remembered[next(iter(self._remembered))]
-            self._remembered[key] = self._updated(history, pending, new)
-        return self._remembered[key]
-
-    def _updated(
-        self, history: Sequence[Outcome], pending: Sequence[Candidate], new: Sequence[Candidate]
-    ) -> tuple[Belief, dict[Candidate, int]]:
-        assert self.belief is not None
-        before = self._remembered.get((tuple(history[:-1]), (), tuple(new)))
-        known_errors = all(o.complete or not o.scored or math.isfinite(o.standard_error) for o in history)
-        if before is not None and history and not pending and known_errors:
-            belief, position = before
-            return _observed(belief, position[history[-1].candidate], history[-1], history), position
-        belief = extend(self.belief, self.pool, new, self.spaces)
-        # Read from the end, so that of equal candidates the first has the say.
-        position = {c: i for i, c in reversed(list(enumerate([*self.pool, *new])))}
-        for outcome in history:
-            belief = _observed(belief, position[outcome.candidate], outcome, history)
+        belief, position = self._after(tuple(history), new)
         for candidate in pending:
             lie = float(belief.mean[position[candidate]])
             belief = belief.observe(position[candidate], min(lie, belief.incumbent) if belief.tried else lie)
+        return belief, {candidate: position[candidate] for candidate in dict.fromkeys([*known, *new])}
+
+    def spread(self, history: Sequence[Outcome]) -> float:
+        """Standard deviation of the expected scores among candidates after ``history``; 0 without a belief."""
+        if self.belief is None:
+            return 0.0
+        belief, position = self.updated(history)
+        return float(belief.mean[list(position.values())].std())
+
+    def _after(self, history: tuple[Outcome, ...], new: Sequence[Candidate]) -> tuple[Belief, dict[Candidate, int]]:
+        """A belief that speaks at least of the pool and ``new``, from the one in memory that is nearest to it."""
+        assert self.belief is not None
+        able = [memory for memory in self._remembered if all(candidate in memory.position for candidate in new)]
+        before = [memory for memory in able if memory.history == history[: len(memory.history)]]
+        nearest = max(before, key=lambda memory: len(memory.history), default=None)
+        if nearest is not None and (len(nearest.history) == len(history) or all(map(_says_its_error, history))):
+            prior, position, belief, seen = nearest.prior, nearest.position, nearest.belief, len(nearest.history)
+        elif able:
+            prior, position, belief, seen = able[-1].prior, able[-1].position, able[-1].prior, 0
+        else:
+            prior, seen = extend(self.belief, self.pool, new, self.spaces), 0
+            # Read from the end, so that of equal candidates the first has the say.
+            position, belief = {c: i for i, c in reversed(list(enumerate([*self.pool, *new])))}, prior
+        for outcome in history[seen:]:
+            belief = _observed(belief, position[outcome.candidate], outcome, history)
+        if nearest is None or belief is not nearest.belief:
+            self._remembered.append(_Memory(history, belief, prior, position))
+            del self._remembered[:-_N_REMEMBERED]
         return belief, position
 
     @cached_property
     def scattered(self) -> list[Candidate]:
         """Configurations at random, the same whenever they are asked for."""
         return at_random(self.spaces, np.random.default_rng(0), n=N_SCATTERED)
+
+
+def _says_its_error(outcome: Outcome) -> bool:
+    """Whether what a belief hears of an outcome does not depend on other outcomes."""
+    return outcome.complete or not outcome.scored or math.isfinite(outcome.standard_error)
 
 
 def _observed(belief: Belief, index: int, outcome: Outcome, history: Sequence[Outcome]) -> Belief:
@@ -212,6 +235,7 @@ class Ranker:
     handover: Handover = field(default_factory=Handover)
     has_surrogate: bool = True
     ensemble: EnsembleValue | None = None
+    _drawn: dict[Any, dict[Candidate, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def surrogate_leads(self, history: Sequence[Outcome]) -> bool:
         """Whether the study's own trials are the better guide; without a belief once there are enough of them."""
@@ -271,16 +295,29 @@ class Ranker:
                 found.append(Choice(default, "default", seconds))
         return found
 
-    def _fresh(self, history: Sequence[Outcome], rng: np.random.Generator, *, near: bool) -> dict[Candidate, str]:
-        """Candidates outside the pool, by who proposes them; ``near``: with neighbours of the best trials."""
+    def _fresh(
+        self, history: Sequence[Outcome], n_taken: int, rng: np.random.Generator, *, near: bool
+    ) -> dict[Candidate, str]:
+        """Candidates outside the pool, by who proposes them; ``near``: with neighbours of the best trials.
+
+        They are drawn anew for every few trials and whenever the best change, so that a belief over them can be brought
+        up to date trial by trial.
+        """
+        good = sorted((o for o in history if o.scored and o.complete), key=lambda o: -o.score)[:3] if near else []
+        key = (tuple(outcome.candidate for outcome in good), n_taken // _DRAWN_FOR)
+        if key not in self._drawn:
+            self._drawn.clear()
+            self._drawn[key] = self._draw(key[0], rng)
+        return self._drawn[key]
+
+    def _draw(self, good: Sequence[Candidate], rng: np.random.Generator) -> dict[Candidate, str]:
         spaces = self.knowledge.spaces
         found: dict[Candidate, str] = {}
         if self.policy is not None:
             proposed = [c for c in self.policy.sample(rng, N_PROPOSED) if spaces.is_valid(c)]
             found |= {spaces.canonical(candidate): "policy" for candidate in proposed}
-        good = sorted((o for o in history if o.scored and o.complete), key=lambda o: -o.score) if near else []
-        for outcome, share in zip(good, (2, 4, 4), strict=False):
-            found |= dict.fromkeys(perturbed(outcome.candidate, spaces, rng, n=N_PROPOSED // share), "local")
+        for candidate, share in zip(good, (2, 4, 4), strict=False):
+            found |= dict.fromkeys(perturbed(candidate, spaces, rng, n=N_PROPOSED // share), "local")
         return found
 
     def _by_belief(
@@ -295,7 +332,7 @@ class Ranker:
         pool, tried = self.knowledge.pool, {*(outcome.candidate for outcome in history), *pending}
         wide = wide or tried.issuperset(pool)
         near = wide or len(history) >= _NEAR_FROM
-        fresh = dict.fromkeys(self.knowledge.listed, "listed") | self._fresh(history, rng, near=near)
+        fresh = dict.fromkeys(self.knowledge.listed, "listed") | self._fresh(history, len(tried), rng, near=near)
         if wide:
             fresh |= dict.fromkeys(at_random(self.knowledge.spaces, rng, n=N_PROPOSED), "random")
         belief, position = self.knowledge.updated(history, pending, list(fresh))
@@ -332,9 +369,9 @@ class Ranker:
     def _by_surrogate(
         self, history: Sequence[Outcome], pending: Sequence[Candidate], costs: Costs, *, rng: np.random.Generator
     ) -> list[Choice]:
-        spaces, spread = self.knowledge.spaces, self._spread(history)
-        fresh = [*self._fresh(history, rng, near=True), *self.knowledge.scattered]
+        spaces, spread = self.knowledge.spaces, self.knowledge.spread(history)
         taken = {*(outcome.candidate for outcome in history), *pending}
+        fresh = [*self._fresh(history, len(taken), rng, near=True), *self.knowledge.scattered]
         candidates = [c for c in dict.fromkeys([*self.knowledge.candidates, *fresh]) if c not in taken]
         if not candidates:
             return []
@@ -364,10 +401,6 @@ class Ranker:
         spaces, known = self.knowledge.spaces, list(position)
         nearest = cdist(spaces.vectors(candidates), spaces.vectors(known)).argmin(axis=1)
         return [position[known[i]] for i in nearest]
-
-    def _spread(self, history: Sequence[Outcome]) -> float:
-        """Standard deviation of the expected scores among candidates; 0 without a belief."""
-        return 0.0 if self.knowledge.belief is None else float(self.knowledge.updated(history)[0].mean.std())
 
 
 def trial_seconds(

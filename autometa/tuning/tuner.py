@@ -28,6 +28,7 @@ from autometa.workers import free_memory_mb, one_line
 MAX_KEPT = 12
 """Candidates whose fold models are kept: as many as an ensemble is chosen from."""
 _REFIT_MARGIN = 1.5
+_MAX_REFIT_SHARE = 0.4
 _MAX_TRIAL_SHARE = 0.5
 _MATRIX_COPIES = 4
 _PEAK_MARGIN = 1.2
@@ -274,7 +275,9 @@ class _Search:
             return fixed
         best = max(good, key=lambda e: e.score(self.metric.name))
         share = self.evaluator.dataset.n_rows / max(1, best.n_train_rows)
-        return _REFIT_MARGIN * float(np.mean(best.fit_seconds)) * share + fixed
+        refit = _REFIT_MARGIN * float(np.mean(best.fit_seconds)) * share
+        # Where a new fit would take most of the time, another trial is worth more: there are models of the folds.
+        return fixed + (refit if refit <= _MAX_REFIT_SHARE * self.budget.seconds else 0.0)
 
     def _rival(self) -> Rival | None:
         """The best candidate, and how much two good candidates differ from split to split."""

@@ -82,8 +82,8 @@ def meta_models(corpus: Path, folder: Path) -> dict[str, MetaModel | str]:
 def valued_by_gain(task: TaskType, n_rows: int) -> Iterator[None]:
     """Searches that begin in this context value a trial by its gain to the ensemble."""
 
-    def start(selection: Selection) -> WarmStart:
-        return replace(warm_start(selection), ensemble=EnsembleValue(shipped_gain(), task, n_rows))
+    def start(selection: Selection, *first: Any) -> WarmStart:
+        return replace(warm_start(selection, *first), ensemble=EnsembleValue(shipped_gain(), task, n_rows))
 
     warm_start = autometa.opening.warm_start
     with contextlib.ExitStack() as stack:
