@@ -66,7 +66,7 @@ def fit(
     groups: Groups = None,
     time: Time = None,
     experience: ExperienceAt = None,
-    n_jobs: Annotated[int, typer.Option(help="Trials at a time; -1 for all cores.")] = 1,
+    n_jobs: Annotated[int | None, typer.Option(help="Trials at a time, by default as many as there are cores.")] = None,
     seed: Annotated[int, typer.Option(help="Random state.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace a model that is there.")] = False,
     as_json: AsJson = False,

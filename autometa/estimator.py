@@ -153,7 +153,7 @@ class _AutoMeta(CallbackSupportMixin, BaseEstimator):
         """
         budget = Budget.of(self.time_budget, self.max_trials, self.budget_unit)
         limits = Limits(self.max_predict_ms, self.max_model_mb)
-        workers = shared_workers(worker_count(self.n_jobs))  # they start while this process goes on
+        workers = shared_workers(worker_count(self.n_jobs, budget))  # they start while this process goes on
         # The selection's thread and this one change the filters of warnings in turn; here they come back.
         with terminable(), warnings.catch_warnings():
             dataset = self._dataset(X, y, sample_weight=sample_weight, groups=groups, time=time)
@@ -240,7 +240,7 @@ class _AutoMeta(CallbackSupportMixin, BaseEstimator):
     ) -> None:
         """Search, finish and keep what comes out."""
         evaluator, metric, dataset = search.evaluator, search.metric, search.evaluator.dataset
-        n_workers = worker_count(self.n_jobs)
+        n_workers = worker_count(self.n_jobs, budget)
         refit = not self.ensemble or _must_refit(evaluator)
         spare = refit or not budget.counts_time or budget.seconds >= _REFIT_POOL_SECONDS
         # A second worker is warm by the time that the search ends, and the first one may just have been killed.
@@ -406,7 +406,9 @@ class AutoMetaClassifier(ClassifierMixin, _AutoMeta):
         ``"work"``: the budget counts the seconds that the meta-model forecasts, so that the same seed gives the same
         model however busy the machine is. Trials are then not limited in time.
     n_jobs : int or None, default=None
-        Trials at a time. ``None`` means 1, -1 all cores.
+        Trials at a time, each on one thread of a process of its own; -1: all cores. ``None``: all cores, at most 8; 1
+        with ``max_trials`` or ``budget_unit="work"``, where the same seed must give the same model, and in a worker of
+        a joblib loop.
     random_state : int, RandomState or None, default=None
     verbose : int, default=0
         1 shows one live line.

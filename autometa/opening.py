@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from joblib import cpu_count
+from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
@@ -34,6 +35,9 @@ from autometa.tuning import Budget, WarmStart
 
 if TYPE_CHECKING:
     from autometa.experience import Experience
+
+MAX_WORKERS = 8
+"""Trials at a time where nobody says how many: each has its own process, and all wait for the same proposals."""
 
 _QUICK = ("linear", "knn", "naive_bayes", "lightgbm", "xgboost", "hist_gradient_boosting")
 _FEW_ROUNDS = 30
@@ -230,14 +234,18 @@ def refuse_continuous(y: Any) -> None:
         check_classification_targets(known.to_numpy())
 
 
-def worker_count(n_jobs: int | None) -> int:
-    """Trials at a time, as scikit-learn counts them: ``None`` means 1, -1 all cores."""
+def worker_count(n_jobs: int | None, budget: Budget) -> int:
+    """Trials at a time; -1 all cores, -2 all but one.
+
+    ``None``: the cores, at most ``MAX_WORKERS``; one where the order in which trials end would enter the result though
+    times must not, and inside of somebody else's parallel loop.
+    """
     if n_jobs is None:
-        return 1
+        is_alone = not get_active_backend()[0].nesting_level
+        return min(cpu_count(), MAX_WORKERS) if is_alone and budget.counts_time else 1
     if n_jobs == 0:
-        raise ValueError("n_jobs must not be 0. Use None or 1 for one worker, -1 for all cores.")
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return n_jobs if n_jobs > 0 else max(1, n_cores + 1 + n_jobs)
+        raise ValueError("n_jobs must not be 0. Use 1 for one worker, -1 for all cores.")
+    return int(n_jobs) if n_jobs > 0 else max(1, int(cpu_count()) + 1 + n_jobs)
 
 
 def keep_runs(

@@ -23,7 +23,7 @@ def main() -> None:
 
     print(f"Fitting for at most {BUDGET_SECONDS} s ...")
     started = time.perf_counter()
-    model = autometa.AutoMetaClassifier(time_budget=BUDGET_SECONDS, n_jobs=2, random_state=0, verbose=1)
+    model = autometa.AutoMetaClassifier(time_budget=BUDGET_SECONDS, random_state=0, verbose=1)
     model.fit(X_train, y_train)
     seconds = time.perf_counter() - started
     members = ", ".join(f"{m.family} ({m.weight:.2f})" for m in model.predictor_.members)

@@ -7,12 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from joblib import Parallel, delayed
 
 from autometa.data import Dataset
 from autometa.evaluation import Evaluator
 from autometa.families import resolve_families
 from autometa.metrics import METRICS, resolve_metric
-from autometa.opening import as_metric, first_model, in_background, must_haste, provisional_selection, warm_start
+from autometa.opening import (
+    MAX_WORKERS,
+    as_metric,
+    first_model,
+    in_background,
+    must_haste,
+    provisional_selection,
+    warm_start,
+    worker_count,
+)  # fmt: skip
 from autometa.selection import select
 from autometa.tuning import Budget
 
@@ -128,3 +138,17 @@ def test_a_callable_scorer_gets_a_model_that_predicts_what_was_predicted():
     assert as_metric(sure).score(np.array([0, 1]), probabilities) == pytest.approx(0.75)
     assert as_metric("accuracy") == "accuracy"
     assert as_metric(None) is None
+
+
+def test_all_cores_are_used_unless_the_order_of_trials_must_not_matter_or_others_use_them(monkeypatch):
+    import autometa.opening as module
+
+    monkeypatch.setattr(module, "cpu_count", lambda: 4)
+    assert worker_count(None, Budget(10.0)) == worker_count(-1, Budget(10.0)) == 4
+    assert worker_count(None, Budget(10.0, max_trials=3)) == worker_count(None, Budget.of(10.0, unit="work")) == 1
+    assert worker_count(-2, Budget(10.0)) == worker_count(3, Budget()) == 3
+    assert Parallel(2, backend="threading")(delayed(worker_count)(None, Budget(10.0)) for _ in range(2)) == [1, 1]
+    monkeypatch.setattr(module, "cpu_count", lambda: 64)
+    assert worker_count(None, Budget(10.0)) == MAX_WORKERS
+    with pytest.raises(ValueError, match="must not be 0"):
+        worker_count(0, Budget())

@@ -63,7 +63,7 @@ class Fit(Method):
 
         kind = AutoMetaClassifier if dataset.task.is_classification else AutoMetaRegressor
         return kind(
-            time_budget=config["time_budget"], ensemble=config["ensemble"], random_state=seed,
+            time_budget=config["time_budget"], ensemble=config["ensemble"], n_jobs=1, random_state=seed,
             meta_model=None if config["warm_start"] else "none",
         )  # fmt: skip
 

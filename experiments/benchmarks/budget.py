@@ -11,9 +11,9 @@ which fits are added and from which those done before are read, so that a run ma
 One line per fit: seconds over the budget (``wall`` starts with the call of ``fit`` and so includes the workers' start,
 PyTorch's import and the reading of the meta-model), seconds until a first model was there (``first``) and until the
 first trial had ended (``trial``), seconds from the end of the last trial to the end (``after``), trials by status,
-members, share of the wall time spent in fits and predictions of candidates (``busy``), score on held-out rows, and the
-load of the machine (runnable processes per core). In the end, per budget: the quantiles of the overrun up to the 99th,
-and the fits beyond 5 % + 1 s with the upper end of a one-sided 95 % interval of their share (Clopper and Pearson,
+members, share of the workers' time spent in fits and predictions of candidates (``busy``), score on held-out rows, and
+the load of the machine (runnable processes per core). In the end, per budget: the quantiles of the overrun up to the
+99th, and the fits beyond 5 % + 1 s with the upper end of a one-sided 95 % interval of their share (Clopper and Pearson,
 1934): below .01 with none of 299. Figures with a load well above 1 say little.
 """
 
@@ -68,6 +68,8 @@ def fit_once(name: str, budget: float, seed: int) -> dict[str, Any]:
 
     from autometa import AutoMetaClassifier, AutoMetaRegressor
     from autometa.data import TaskType
+    from autometa.opening import worker_count
+    from autometa.tuning import Budget
 
     imports = time.perf_counter() - started
     table, _, kind = name.partition(":")
@@ -97,7 +99,7 @@ def fit_once(name: str, budget: float, seed: int) -> dict[str, Any]:
         "trial": float((good["started"] + good["seconds"]).min()) if len(good) else float("nan"),
         "after": wall - float((trials["started"] + trials["seconds"]).max()) if len(trials) else float("nan"),
         **statuses, "cut": int(trials["reason"].str.startswith("stopped after").sum()),
-        "members": len(model.predictor_.members), "busy": busy / wall,
+        "members": len(model.predictor_.members), "busy": busy / wall / worker_count(None, Budget(budget)),
         "metric": model.metric_.name, "held_out": model.metric_.from_score(model.metric_.score(codes, raw)),
         "stopped_early": bool(ledger["reason"].str.startswith("Stopped early").any()),
     }  # fmt: skip

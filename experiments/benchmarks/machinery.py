@@ -61,7 +61,7 @@ def fit_once(name: str, budget: float, seed: int) -> dict[str, Any]:
     dataset = load_table(name)
     face = AutoMetaRegressor if dataset.task is TaskType.REGRESSION else AutoMetaClassifier
     cpu, began = time.process_time(), time.perf_counter()
-    model = face(budget, random_state=seed).fit(dataset.X, dataset.labels)
+    model = face(budget, n_jobs=1, random_state=seed).fit(dataset.X, dataset.labels)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     return {
         "dataset": name, "rows": dataset.n_rows, "budget": budget, "seed": seed, "imports": imports, "worker": worker,
