@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 
 from autometa.data import Dataset
 from autometa.evaluation import Evaluator
+from autometa.families import default_families
 from autometa.family import Candidate, ModelFamily
 from autometa.meta_model.belief import Belief, Covariance, Prior, ScalePrior, SecondsPrior
 from autometa.metrics import METRICS
@@ -292,6 +293,39 @@ def test_the_prediction_of_held_out_rows_counts_as_time_of_a_fit():
         proposer.tell(Evaluation("x", pool[0], Status.OK, {"rmse": (-1.0, -1.1)}, (0.1, 0.1), predict_seconds))
         seconds.append(proposer.trial_seconds(pool[0]))
     assert seconds[1] > 1.2 * seconds[0]  # the belief is sure of its own
+
+
+def test_a_trial_that_was_stopped_before_a_fit_was_finished_says_how_long_one_takes_at_least():
+    pool = [Candidate("keeper", {"keep": k}) for k in (0.9, 0.5)]
+    start = WarmStart(pool, belief_of([2.0, 1.0], seconds=[0.1, 0.1]))
+    seconds = {}
+    for took in (0.05, 30.0):
+        proposer = Proposer(start, [Keeper()], optuna.create_study(), 5, Budget(60.0), "rmse")
+        before = proposer.trial_seconds(pool[0])
+        proposer.tell(Evaluation("x", pool[0], Status.TIMEOUT), took)
+        seconds[took] = proposer.trial_seconds(pool[0])
+        proposer.adopt(start)
+        assert proposer.trial_seconds(pool[0]) == pytest.approx(seconds[took])
+    assert seconds[0.05] == before
+    assert seconds[30.0] > 1.2 * before  # the belief is sure of its own
+
+
+def test_what_cannot_be_cut_short_is_stopped_when_it_takes_much_longer_than_expected(dataset):
+    lightgbm = next(family for family in default_families() if family.name == "lightgbm")
+    keeper = Candidate("keeper", {"keep": 0.5})
+    known = Evaluation("x", keeper, Status.OK, {"rmse": (-1.0,)}, (0.1,))
+    with Evaluator(dataset, families=[Keeper(), lightgbm], metrics=["rmse"]) as evaluator:
+        state = _Search(evaluator, None, METRICS["rmse"], Budget(10.0), 1, None, None, False)
+        assert state._patience(keeper, 0.5, 8.0) == 8.0  # there is no model yet
+        state.evaluations.append(known)
+        assert state._patience(keeper, 0.5, 8.0) == 1.5
+        assert state._patience(keeper, 0.01, 8.0) == 1.0
+        assert state._patience(keeper, 5.0, 8.0) == 8.0
+        assert state._patience(keeper, math.nan, 8.0) == 8.0
+        assert state._patience(keeper, 0.5, None) is None
+        assert state._patience(lightgbm.default_candidate(), 0.5, 8.0) == 8.0
+        state.budget = Budget(10.0, max_trials=3)
+        assert state._patience(keeper, 0.5, 8.0) == 8.0
 
 
 @pytest.mark.parametrize(("fit_seconds", "reserved"), [(2.0, 1.5 * 2.0 * 1.25), (6.0, 0.0)])

@@ -99,6 +99,7 @@ class Proposer:
         self._heavy = {family.name for family in self.families if "torch" in family.requires}
         self._history: list[Outcome] = []
         self._sources: dict[Candidate, str] = {}
+        self._overdue: dict[int, float] = {}
         self.adopt(self.start)
 
     def adopt(self, start: WarmStart) -> None:
@@ -132,8 +133,18 @@ class Proposer:
         trial.set_user_attr("source", choice.source)
         return Proposal(candidate, choice.source, trial)
 
-    def tell(self, evaluation: Evaluation) -> None:
-        """Take one outcome into account."""
+    def tell(self, evaluation: Evaluation, took: float = math.nan) -> None:
+        """Take one outcome into account.
+
+        Parameters
+        ----------
+        evaluation : Evaluation
+        took : float, optional
+            Seconds after which it was stopped. Where no fit was finished then, one takes at least as long: the belief
+            hears of it if it had expected less.
+        """
+        if not evaluation.fit_seconds and took > self.trial_seconds(evaluation.candidate) / self.n_fits:
+            self._overdue[len(self.outcomes)] = took
         self.outcomes.append(evaluation)
         self._history.append(self._outcome(len(self.outcomes) - 1))
 
@@ -213,7 +224,7 @@ class Proposer:
         """What an evaluation says to the belief."""
         evaluation = self.outcomes[number]
         score, error = estimated_score(evaluation, self.outcomes[:number], self.metric)
-        seconds = math.nan
+        seconds = self._overdue.get(number, math.nan) if self.budget.counts_time else math.nan
         if self.budget.counts_time and evaluation.fit_seconds:
             seconds = evaluation.split_seconds / evaluation.done_share
         return Outcome(

@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 
 from autometa.evaluation import Evaluator
+from autometa.families._staged import ROUNDS_AND_RATE
 from autometa.family import Candidate, ModelFamily
 from autometa.folds import Rival
 from autometa.interrupts import interrupts_deferred, wait_for_first
@@ -28,6 +29,8 @@ from autometa.workers import free_memory_mb, one_line
 MAX_KEPT = 12
 """Candidates whose fold models are kept: as many as an ensemble is chosen from."""
 _REFIT_MARGIN = 1.5
+_OVERDUE = 3.0
+_LEAST_TRIAL_SHARE = 0.1
 _MAX_REFIT_SHARE = 0.4
 _MAX_TRIAL_SHARE = 0.5
 _MATRIX_COPIES = 4
@@ -222,8 +225,10 @@ class _Search:
             self.ledger, started = self.ledger.add(entry), self.budget.elapsed
 
     def _begin(self, proposal: Proposal, limit: float | None) -> None:
-        self.budget.book(np.nan_to_num(self.proposer.trial_seconds(proposal.candidate), nan=1.0) + FIXED_SECONDS)
+        expected = self.proposer.trial_seconds(proposal.candidate)
+        self.budget.book(np.nan_to_num(expected, nan=1.0) + FIXED_SECONDS)
         started = self.budget.elapsed
+        limit = self._patience(proposal.candidate, expected, limit)
         if reason := self._lack_of_time(proposal.candidate, limit) or self._lack_of_memory(proposal.candidate):
             skipped = Evaluation(self.evaluator.dataset.fingerprint, proposal.candidate, Status.SKIPPED, reason=reason)
             self._record(proposal, skipped, started)
@@ -235,6 +240,18 @@ class _Search:
         self.running[future] = (proposal, started)
         if isinstance(self.on_trial, Watcher):
             self.on_trial.begin(proposal.candidate, self._expected_end())
+
+    def _patience(self, candidate: Candidate, expected: float, limit: float | None) -> float | None:
+        """Seconds that a trial may take: less than the limit where it could end with nothing after all of it.
+
+        What cannot be cut short is stopped when it takes much longer than expected, once there is a model.
+        """
+        is_net = "torch" in self.evaluator.families[candidate.family].requires
+        ends_in_time = is_net or candidate.family in ROUNDS_AND_RATE
+        hurries = self.budget.counts_time and any(e.ok for e in self.evaluations)
+        if limit is None or ends_in_time or not hurries or not math.isfinite(expected):
+            return limit
+        return min(limit, max(_OVERDUE * expected, _LEAST_TRIAL_SHARE * self.budget.seconds))
 
     def _expected_end(self) -> float:
         """Score that the best candidate is expected to have when the budget is spent; NaN where nothing is known."""
@@ -350,7 +367,8 @@ class _Search:
             self.evaluations.append(evaluation)
         assert proposal.trial is not None
         self._tell_study(proposal, evaluation, score)
-        self.proposer.tell(replace(evaluation, candidate=proposal.candidate))
+        took = self.budget.elapsed - started if status is Status.TIMEOUT else math.nan
+        self.proposer.tell(replace(evaluation, candidate=proposal.candidate), took)
         if status is Status.OK:
             good = sorted((e for e in self.evaluations if e.ok), key=lambda e: -e.score(name))
             self.evaluator.forget_models(e.candidate for e in good[:MAX_KEPT])
