@@ -177,7 +177,7 @@ class Evaluator:
         keep_models : bool, default=False
             Keep the fitted models of the folds for :meth:`fold_models`; needs workers.
         cut_short : bool, default=False
-            Boosting and nets that would not keep the time limit are stopped early instead of given up. The candidate
+            Boosting, forests and nets that would not keep the time limit are stopped early, not given up. The candidate
             of the evaluation then has the rounds that were done, and the reason says so.
 
         Returns

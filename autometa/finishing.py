@@ -36,7 +36,7 @@ _REFIT_MARGIN = 1.3
 _GRACE_SECONDS = 0.5
 _CHOICE_SHARE = 0.5
 _FIT_SHARE = 0.9
-"""After which share of its time a new fit of boosting or a net is cut short, before its worker is killed."""
+"""After which share of its time a new fit of boosting, a forest or a net is cut short, before its worker is killed."""
 _POLISH_RESERVE = 2.0
 """What choosing the members once more may take, in units of the first time."""
 

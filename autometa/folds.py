@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 from threadpoolctl import threadpool_limits
 
-from autometa.families._deadlines import FitLimit
+from autometa.families._deadlines import ROUNDS, FitLimit
 from autometa.families._staged import ROUNDS_AND_RATE, early_stages, net_stages, staged_predictions
 from autometa.family import Candidate, ModelFamily
 from autometa.fitting import EncodedData, FittedModel, prepare_fit, run_fit
@@ -166,8 +166,8 @@ class _Tally:
 class _Pace:
     """Cuts fits short so that all splits of a candidate end within its time limit.
 
-    Boosting is cut in the first split, and the others do as many rounds: what is measured then is a candidate of that
-    many rounds, comparable and repeatable (CatBoost's first split nearly so). Nets are cut in every split.
+    Boosting and forests are cut in the first split, and the others do as many rounds or trees: what is measured then is
+    a candidate of that many, comparable and repeatable (CatBoost's first split nearly so). Nets are cut in every split.
     """
 
     request: Request
@@ -179,7 +179,7 @@ class _Pace:
     def limit(self, estimator: Any, done: int) -> FitLimit | None:
         """The limit of the next fit, ``None`` where nothing is cut."""
         request = self.request
-        if not request.cut_short or request.time_limit is None or (done and request.family.name in ROUNDS_AND_RATE):
+        if not request.cut_short or request.time_limit is None or (done and request.family.name in ROUNDS):
             return None
         left = request.time_limit - (time.perf_counter() - self.started)
         return FitLimit(estimator, max(_FIT_SHARE * left / (self.n_splits - done), 1e-3))
@@ -191,8 +191,8 @@ class _Pace:
         candidate = self.request.candidate
         rounds, epochs = limit.rounds(), limit.epochs()
         if rounds is not None:
-            name = ROUNDS_AND_RATE[candidate.family][0]
-            self._cut(rounds, candidate.config[name], "rounds")
+            name = ROUNDS[candidate.family]
+            self._cut(rounds, candidate.config[name], "rounds" if candidate.family in ROUNDS_AND_RATE else "trees")
             shorter = Candidate(candidate.family, {**candidate.config, name: rounds})
             self.request = replace(self.request, candidate=shorter)
         elif epochs is not None:
@@ -344,7 +344,7 @@ def fit_quietly(
 ) -> FittedModel:
     """One configuration on all rows, in the form that is kept; what the model warns of stays unsaid.
 
-    Boosting and nets are cut short where their fit would take longer than ``seconds``.
+    Boosting, forests and nets are cut short where their fit would take longer than ``seconds``.
     """
 
     def fit() -> FittedModel:
@@ -359,12 +359,11 @@ def fit_quietly(
 def _fit_within(
     limit: FitLimit | None, unfitted: FittedModel, matrix: NDArray[Any], y: NDArray[Any], options: Mapping[str, Any]
 ) -> FittedModel:
-    """The fit, and its limit taken off again."""
+    """The fit, in so much time."""
     if limit is None:
         return run_fit(unfitted, matrix, y, options)
-    model = run_fit(unfitted, matrix, y, {**options, **limit.options})
-    limit.release()
-    return model
+    limit.fit(matrix, y, **options)
+    return unfitted
 
 
 def _run_split(

@@ -46,6 +46,7 @@ _MIN_ROWS = 200
 _ORDER = (
     "linear", "lightgbm", "random_forest", "hist_gradient_boosting", "extra_trees", "knn", "xgboost", "catboost",
 )  # fmt: skip
+_IN_HASTE = ("lightgbm", "xgboost", "catboost", "random_forest", "extra_trees")
 _QUICK_ROWS_PER_SECOND = 2_000
 
 
@@ -125,16 +126,13 @@ def provisional_selection(
 ) -> Selection:
     """Defaults, quick families first: what there is until the ranking has been made.
 
-    With ``haste`` boosting comes first: it can be cut short, where others end with a model or with nothing.
+    With ``haste`` what can be cut short comes first: others end with a model or with nothing.
     """
-    ranks = {name: rank for rank, name in enumerate(_ORDER)}
-
-    def rank(family: ModelFamily) -> tuple[bool, int, bool]:
-        by_name = ranks.get(family.name, len(ranks))
-        return haste and family.name not in ROUNDS_AND_RATE, by_name, "torch" in family.requires
-
+    order = [*_IN_HASTE, *_ORDER] if haste else _ORDER
+    ranks = {name: rank for rank, name in reversed(list(enumerate(order)))}
     note = "There was no time to rank the candidates: these are defaults in a fixed order."
-    defaults = tuple(family.default_candidate() for family in sorted(families, key=rank))
+    ordered = sorted(families, key=lambda f: (ranks.get(f.name, len(order)), "torch" in f.requires))
+    defaults = tuple(family.default_candidate() for family in ordered)
     return Selection(defaults, dataset.name, metric, tuple(families), MetaFeatures({}), notes=(note,))
 
 

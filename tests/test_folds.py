@@ -8,12 +8,13 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import ExtraTreesClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
 from autometa.data import Dataset
 from autometa.evaluation import Evaluator
-from autometa.families import _deadlines
+from autometa.families import _deadlines, default_families
 from autometa.families._deadlines import FitLimit
 from autometa.families.boosting import CatBoost, LightGBM, XGBoost
 from autometa.family import Candidate, ModelFamily
@@ -259,6 +260,47 @@ def test_a_limit_is_taken_off_the_fitted_model():
     net = Net()
     limit = FitLimit(net, 3.0)
     assert net.time_limit_seconds == 3.0
-    limit.release()
+    limit.fit(np.zeros((2, 1)), [0, 1])
     assert net.time_limit_seconds is None
-    assert (limit.rounds(), limit.epochs(), limit.options) == (None, None, {})
+    assert (limit.rounds(), limit.epochs()) == (None, None)
+
+
+@pytest.mark.parametrize("kind", [RandomForestRegressor, ExtraTreesClassifier])
+def test_a_forest_that_grows_in_batches_is_that_of_a_single_fit(kind):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4))
+    y = (X[:, 0] + rng.normal(size=200) > 0).astype(int)
+    weight = np.ones(200)
+    whole = kind(n_estimators=30, random_state=3).fit(X, y, sample_weight=weight)
+    grown = kind(n_estimators=30, random_state=3)
+    limit = FitLimit(grown, 60.0)
+    limit.fit(X, y, sample_weight=weight)
+    assert limit.rounds() is None
+    assert grown.get_params() == whole.get_params()
+    np.testing.assert_array_equal(grown.predict(X), whole.predict(X))
+
+
+def test_a_forest_whose_time_is_over_has_the_trees_that_were_grown():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4))
+    forest = RandomForestRegressor(n_estimators=40, random_state=0)
+    limit = FitLimit(forest, 1e-6)
+    limit.fit(X, X[:, 0])
+    assert limit.rounds() == len(forest.estimators_) == forest.n_estimators == 4
+    assert not forest.warm_start
+    few = RandomForestRegressor(n_estimators=4, random_state=0).fit(X, X[:, 0])
+    np.testing.assert_array_equal(forest.predict(X), few.predict(X))
+
+
+def test_a_forest_that_would_not_end_in_time_becomes_a_candidate_of_fewer_trees(pool):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(6_000, 8))
+    table = Dataset.from_arrays(X, X[:, 0] + rng.normal(size=len(X)))
+    family = next(family for family in default_families() if family.name == "random_forest")
+    candidate = Candidate("random_forest", {**family.default_config, "n_estimators": 400})
+    with Evaluator(table, families=[family], splits=KFold(3), workers=pool) as evaluator:
+        result = evaluator.submit(candidate, time_limit=4.0, keep_models=True, cut_short=True).result()
+    assert result.ok
+    assert result.candidate.config["n_estimators"] < 400
+    assert "of 400 trees" in result.reason
+    assert sum(result.fit_seconds) < 4.0

@@ -83,7 +83,7 @@ def test_defaults_stand_in_for_a_ranking_quick_ones_first():
 def test_where_time_is_short_what_can_be_cut_short_comes_first():
     families = resolve_families(["mlp", "catboost", "lightgbm", "linear", "random_forest"])
     selection = provisional_selection(table(), METRICS["roc_auc"], families, haste=True)
-    assert [c.family for c in selection.candidates] == ["lightgbm", "catboost", "linear", "random_forest", "mlp"]
+    assert [c.family for c in selection.candidates] == ["lightgbm", "catboost", "random_forest", "linear", "mlp"]
     with Evaluator(table(4_000), families=["linear"]) as evaluator:  # 8,000 training rows in three folds
         assert must_haste(evaluator, Budget(3.0))
         assert not must_haste(evaluator, Budget(5.0))

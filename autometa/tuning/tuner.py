@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 
 from autometa.evaluation import Evaluator
-from autometa.families._staged import ROUNDS_AND_RATE
+from autometa.families._deadlines import ends_in_time
 from autometa.family import Candidate, ModelFamily
 from autometa.folds import Rival
 from autometa.interrupts import interrupts_deferred, wait_for_first
@@ -246,10 +246,9 @@ class _Search:
 
         What cannot be cut short is stopped when it takes much longer than expected, once there is a model.
         """
-        is_net = "torch" in self.evaluator.families[candidate.family].requires
-        ends_in_time = is_net or candidate.family in ROUNDS_AND_RATE
         hurries = self.budget.counts_time and any(e.ok for e in self.evaluations)
-        if limit is None or ends_in_time or not hurries or not math.isfinite(expected):
+        can_be_cut = ends_in_time(self.evaluator.families[candidate.family])
+        if limit is None or can_be_cut or not hurries or not math.isfinite(expected):
             return limit
         return min(limit, max(_OVERDUE * expected, _LEAST_TRIAL_SHARE * self.budget.seconds))
 

@@ -122,7 +122,8 @@ def load_worlds(
     values = cells["scores"].map(lambda v: np.asarray(v, dtype=float))
     cells["choose"] = values.map(lambda v: float(np.nanmean(v[half::2])))
     cells["held"] = values.map(lambda v: float(np.nanmean(v[1 - half :: 2])))
-    cells["seconds"] += cells.pop("predict_seconds").fillna(0.0)  # what a belief forecasts
+    if "predict_seconds" in cells:  # a belief forecasts both together
+        cells["seconds"] += cells.pop("predict_seconds").fillna(0.0)
     cells["error"] = values.map(lambda v: float(np.nanstd(v, ddof=1) / np.sqrt(len(v) / 2)))
     training = cells.assign(score=cells["choose"], standard_error=cells["error"])
     meta_features = pd.read_parquet(folder / "meta_features.parquet")
