@@ -18,6 +18,8 @@ _SMALL_TABLE = 500
 _SMALL_MEMBERS = 5
 _INNER_FOLDS = 5
 _MAX_ROWS = 10_000
+_MIN_ROWS = 1_000
+_ROUNDS_PER_MEMBER = 1.5
 _MIN_CALIBRATED = 100
 
 
@@ -49,7 +51,8 @@ def choose_weights(
     seed : int, default=0
         Of the inner folds, and of the rows where there are more than 10,000.
     max_seconds : float or None, default=None
-        When they have passed, the best single model is the answer; by default weights do not depend on time.
+        Fewer rows decide where all would take longer; when the time has passed nevertheless, the best single model is
+        the answer. By default weights do not depend on time.
 
     Returns
     -------
@@ -59,14 +62,14 @@ def choose_weights(
     stacked = np.stack(predictions)  # (n_models, n_rows, ...)
     held_out = np.isfinite(stacked.reshape(len(stacked), len(y), -1)).all(axis=(0, 2))
     rows = np.flatnonzero(held_out)
-    if len(rows) > _MAX_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _MAX_ROWS, replace=False))
-    stacked, y = stacked[:, rows], y[rows]
-    weight = None if sample_weight is None else sample_weight[rows]
-    problem = _Problem(stacked, y, metric, weight)
-    problem.deadline = np.inf if max_seconds is None else time.perf_counter() + max_seconds
-    everything = np.arange(len(y))
-    single = problem.best_single(everything)
+    problem = _Problem(stacked, y, metric, sample_weight).take(_at_most(rows, _MAX_ROWS, seed))
+    single = problem.best_single(np.arange(len(problem.y)))
+    if max_seconds is not None:
+        started = time.perf_counter()
+        n_rows = problem.affordable_rows(max_members, max_seconds)
+        problem = problem.take(_at_most(np.arange(len(problem.y)), n_rows, seed))
+        problem.deadline = started + max_seconds
+    y, everything = problem.y, np.arange(len(problem.y))
     if len(stacked) < 2 or len(y) < 2 * _INNER_FOLDS:
         return single
     small = len(y) < _SMALL_TABLE
@@ -158,12 +161,30 @@ def choose_temperature(
     return fitted(everything) if gains.mean() > error else 1.0
 
 
+def _at_most(rows: NDArray[np.intp], n: int, seed: int) -> NDArray[np.intp]:
+    """The rows, or ``n`` of them at random, in their order."""
+    return rows if len(rows) <= n else np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
+
+
 class _Problem:
     """Predictions and target on which weights are scored."""
 
     def __init__(self, stacked: Floats, y: NDArray[Any], metric: Metric, weight: NDArray[Any] | None) -> None:
         self.stacked, self.y, self.metric, self.weight = stacked, y, metric, weight
         self.deadline = np.inf
+
+    def take(self, rows: NDArray[np.intp]) -> _Problem:
+        """The problem on some of the rows."""
+        weight = None if self.weight is None else self.weight[rows]
+        return _Problem(self.stacked[:, rows], self.y[rows], self.metric, weight)
+
+    def affordable_rows(self, max_members: int, max_seconds: float) -> int:
+        """Rows on which weights can be chosen in this time, judged by what one look at all models takes."""
+        started = time.perf_counter()
+        self.best_single(np.arange(len(self.y)))
+        seconds = time.perf_counter() - started
+        n_looks = _ROUNDS_PER_MEMBER * max_members * (_INNER_FOLDS + 1)
+        return max(_MIN_ROWS, int(len(self.y) * max_seconds / (n_looks * seconds)))
 
     def score(self, prediction: Floats, rows: NDArray[np.intp]) -> float:
         weight = None if self.weight is None else self.weight[rows]

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state, valida
 
 from autometa.data import Dataset, TaskType, as_frame
 from autometa.evaluation import Evaluator
-from autometa.finishing import Finisher, Limits, completed
+from autometa.finishing import MIN_BAG, MIN_BAG_SHARE, MIN_TRAIN_SHARE, Finisher, Limits, completed
 from autometa.html import fitted_html
 from autometa.interrupts import interrupts_deferred, terminable, wait_for_first
 from autometa.metrics import Metric, resolve_metric
@@ -55,8 +55,7 @@ if TYPE_CHECKING:
 
 _REFIT_POOL_SECONDS = 20.0
 _MEMORY_SHARE = 0.8
-_MIN_BAG = 3
-_MIN_TRAIN_SHARE = 0.6
+_N_MEMBERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,15 +240,16 @@ class _AutoMeta(CallbackSupportMixin, BaseEstimator):
         """Search, finish and keep what comes out."""
         evaluator, metric, dataset = search.evaluator, search.metric, search.evaluator.dataset
         n_workers = worker_count(self.n_jobs, budget)
-        refit = not self.ensemble or _must_refit(evaluator)
-        spare = refit or not budget.counts_time or budget.seconds >= _REFIT_POOL_SECONDS
-        # A second worker is warm by the time that the search ends, and the first one may just have been killed.
-        refitters = shared_workers(1, purpose="refit") if spare else shared_workers(n_workers)
+        n_refits = 1 if not self.ensemble else _n_refits(evaluator)
+        spare = n_refits == 1 or not budget.counts_time or budget.seconds >= _REFIT_POOL_SECONDS
+        # Further workers are warm by the time that the search ends, and those of the search may just have been killed.
+        n_spare = min(n_workers, max(n_refits, 1))
+        refitters = shared_workers(n_spare, purpose="refit") if spare else shared_workers(n_workers)
         with progress_line(budget, metric, enabled=self.verbose > 0, estimator=self) as on_trial:
             result = tune(
                 evaluator, warm_start(search.selection), families=search.families, metric=metric,
                 budget=budget, n_jobs=n_workers, random_state=evaluator.seed, on_trial=on_trial, later=later,
-                earlier=search.result, refit=refit, shared=search.shared,
+                earlier=search.result, n_refits=n_refits, shared=search.shared,
             )  # fmt: skip
         if ranking is not None:
             with interrupts_deferred():
@@ -483,7 +483,13 @@ def _refuse_other(earlier: _Search, evaluator: Evaluator, metric: Metric) -> Non
         )
 
 
-def _must_refit(evaluator: Evaluator) -> bool:
-    """Whether fold models cannot stand for a model on all rows: there are few, or they saw too little."""
+def _n_refits(evaluator: Evaluator) -> int:
+    """How many candidates of an ensemble are fitted again on all rows, where there is time.
+
+    One where the mean of fold models cannot stand for it, since there are few or they saw too little; as many as an
+    ensemble usually has where a model on all rows joins those of the folds; none where these are enough.
+    """
     share = np.mean([len(train) for train, _ in evaluator.splits]) / evaluator.dataset.n_rows
-    return bool(len(evaluator.splits) < _MIN_BAG or share < _MIN_TRAIN_SHARE)
+    if len(evaluator.splits) < MIN_BAG or share < MIN_TRAIN_SHARE:
+        return 1
+    return _N_MEMBERS if share < MIN_BAG_SHARE else 0

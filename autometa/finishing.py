@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
@@ -18,20 +19,24 @@ from autometa.ensembling import choose_temperature, choose_weights
 from autometa.evaluation import Evaluator
 from autometa.fitting import FittedModel
 from autometa.folds import fit_quietly
-from autometa.interrupts import interrupts_deferred
+from autometa.interrupts import interrupts_deferred, wait_for_first
 from autometa.metrics import Metric
 from autometa.opening import FirstModel
 from autometa.polishing import Polisher
 from autometa.predictor import Member
 from autometa.records import Evaluation, Ledger, LedgerEntry, Status
 from autometa.tuning import Budget, TuningResult
-from autometa.tuning.tuner import MAX_KEPT
+from autometa.tuning.library import library
 from autometa.workers import WorkerError, WorkerPool
 
 STABLE = frozenset({"linear", "knn", "naive_bayes", "svm"})
 """Families whose fold models hardly differ, so that one model on all rows is as good as their mean, and quicker."""
-_MIN_BAG = 3
-_MIN_TRAIN_SHARE = 0.6
+MIN_BAG = 3
+"""Fold models whose mean is worth as much as one model on all rows."""
+MIN_TRAIN_SHARE = 0.6
+"""Share of the rows that they must have seen for that."""
+MIN_BAG_SHARE = 0.7
+"""Share of the rows below which a model on all rows joins them: it knows more, they vary less."""
 _REFIT_MARGIN = 1.3
 _GRACE_SECONDS = 0.5
 _CHOICE_SHARE = 0.5
@@ -39,6 +44,7 @@ _FIT_SHARE = 0.9
 """After which share of its time a new fit of boosting, a forest or a net is cut short, before its worker is killed."""
 _POLISH_RESERVE = 2.0
 """What choosing the members once more may take, in units of the first time."""
+_NO_TIME = "no time left to fit it on all rows"
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,15 @@ class Finish:
     temperature: float = 1.0
 
 
+class _Fit(NamedTuple):
+    """A new fit on all rows: its model or the problem, when it started and what it took."""
+
+    model: FittedModel | None
+    problem: str
+    started: float
+    seconds: float
+
+
 @dataclass(frozen=True, eq=False)
 class Finisher:
     """Makes the final members; each is there at once from its fold models, or fitted again on all rows.
@@ -113,7 +128,7 @@ class Finisher:
 
     def finish(self, result: TuningResult) -> Finish:
         """Members from what was measured; never fails, and needs no time where fold models are there."""
-        ranked = result.usable(self.metric.name)[:MAX_KEPT]
+        ranked = library(result.usable(self.metric.name), self.metric.name)
         ledger, end, started = result.ledger, None, self.budget.elapsed
         try:
             with interrupts_deferred():
@@ -192,12 +207,7 @@ class Finisher:
         pool = [e for e in ranked if not self._too_costly(e, made)] or ranked
         while pool:
             weighted = self._weighted(pool)
-            for evaluation, weight in weighted:
-                if evaluation.candidate.key not in made:
-                    member, entry = self._make(evaluation, weight, urgent=not made)
-                    ledger = ledger.add(entry)
-                    if member is not None:
-                        made[evaluation.candidate.key] = member
+            ledger = self._make([pair for pair in weighted if pair[0].candidate.key not in made], ledger, made)
             got = [replace(made[e.candidate.key], weight=w) for e, w in weighted if e.candidate.key in made]
             if len(got) == len(weighted):
                 return self._within_limits(got), ledger
@@ -220,52 +230,93 @@ class Finisher:
         pairs = [(e, float(w)) for e, w in zip(pool, weights, strict=True) if w > 0]
         return sorted(pairs, key=lambda pair: -pair[1])
 
-    def _make(self, evaluation: Evaluation, weight: float, *, urgent: bool) -> tuple[Member | None, LedgerEntry]:
-        """A member from its fold models where their mean is at least as good, else from a new fit."""
-        models = self.evaluator.fold_models(evaluation.candidate)
-        started = self.budget.elapsed
-        source, reason = "folds", f"mean of {len(models)} fold models"
-        if not self._bag_is_enough(evaluation, models):
-            model, problem = self._refit(evaluation, urgent=urgent and not models)
-            if model is not None:
-                models, source, reason = [model], "refit", ""
-            elif models:
+    def _make(self, weighted: Sequence[tuple[Evaluation, float]], ledger: Ledger, made: dict[str, Member]) -> Ledger:
+        """Members from their fold models where their mean is at least as good, else from new fits; ``made`` grows."""
+        bags = {e.candidate.key: self.evaluator.fold_models(e.candidate) for e, _ in weighted}
+        fits = self._refits([e for e, _ in weighted if not self._bag_is_enough(e, bags[e.candidate.key])], bags, made)
+        for evaluation, weight in weighted:
+            key = evaluation.candidate.key
+            models, fit = bags[key], fits.get(key)
+            source, reason = "folds", f"mean of {len(models)} fold models"
+            if fit is not None and fit.model is not None:
+                joins = self._bag_counts(evaluation, models)
+                source, reason = "refit", f"with {len(models)} fold models" if joins else ""
+                models = [*models, fit.model] if joins else [fit.model]
+            elif fit is not None and models:
                 models = models[-1:] if self._folds_are_partial(evaluation) else models
-                reason = f"{len(models)} fold models instead of a new fit: {problem}"
-            else:
-                source, reason = "refit", problem
-        reason = "; ".join(filter(None, (reason, _births(models))))
-        status = Status.OK if models else Status.TIMEOUT
-        seconds = self.budget.elapsed - started
-        entry = LedgerEntry(evaluation.candidate, status, source, weight, seconds, started, reason)
-        return (self._member(evaluation, models, weight) if models else None), entry
+                reason = f"{len(models)} fold models instead of a new fit: {fit.problem}"
+            elif fit is not None:
+                source, reason = "refit", fit.problem
+            reason = "; ".join(filter(None, (reason, _births(models))))
+            started = self.budget.elapsed if fit is None else fit.started
+            seconds = 0.0 if fit is None else fit.seconds
+            status = Status.OK if models else Status.TIMEOUT
+            ledger = ledger.add(LedgerEntry(evaluation.candidate, status, source, weight, seconds, started, reason))
+            if models:
+                made[key] = self._member(evaluation, models, weight)
+        return ledger
 
     def _bag_is_enough(self, evaluation: Evaluation, models: Sequence[FittedModel]) -> bool:
+        """Whether a model on all rows would add nothing to the mean of the fold models."""
+        return self._bag_counts(evaluation, models) and self._seen_share(evaluation) >= MIN_BAG_SHARE
+
+    def _bag_counts(self, evaluation: Evaluation, models: Sequence[FittedModel]) -> bool:
+        """Whether the mean of the fold models is no worse than one model on all rows."""
         stable = evaluation.candidate.family in STABLE or not self.ensemble
-        return len(models) >= _MIN_BAG and not stable and not self._folds_are_partial(evaluation)
+        return len(models) >= MIN_BAG and not stable and not self._folds_are_partial(evaluation)
 
     def _folds_are_partial(self, evaluation: Evaluation) -> bool:
         """Folds that see a small part of the rows only (earlier times, few folds) cannot stand for all of them."""
-        return evaluation.n_train_rows < _MIN_TRAIN_SHARE * self.evaluator.dataset.n_rows
+        return self._seen_share(evaluation) < MIN_TRAIN_SHARE
 
-    def _refit(self, evaluation: Evaluation, *, urgent: bool) -> tuple[FittedModel | None, str]:
-        """A model of this candidate on all rows, fitted in a worker so that it can be stopped."""
+    def _seen_share(self, evaluation: Evaluation) -> float:
+        return evaluation.n_train_rows / self.evaluator.dataset.n_rows
+
+    def _refits(
+        self, wanted: Sequence[Evaluation], bags: Mapping[str, Sequence[FittedModel]], made: Mapping[str, Member]
+    ) -> dict[str, _Fit]:
+        """New fits on all rows, in order, as many at a time as there are workers; all that should end in time."""
+        fits, queue, running = dict[str, _Fit](), list(wanted), dict[Future[Any], tuple[str, float]]()
+        urgent = not (made or any(bags.values()))  # the first one that ends is all that could predict
+        try:
+            while queue or running:
+                while queue and len(running) < self.workers.n_workers:
+                    key = queue[0].candidate.key
+                    alone = urgent and not (fits or running)
+                    future = self._refit(queue.pop(0), urgent=alone, replaceable=bool(bags[key]))
+                    started = self.budget.elapsed
+                    if future is None:
+                        fits[key] = _Fit(None, _NO_TIME, started, 0.0)
+                    else:
+                        running[future] = key, started
+                left = self.budget.seconds_left
+                limit = None if left is None else max(0.0, left + _GRACE_SECONDS * urgent)
+                done, late = wait_for_first(running, limit)
+                for future in done or late:
+                    key, started = running.pop(future)
+                    fits[key] = _fit(future, started, self.budget.elapsed - started)
+        finally:
+            for future in running:
+                future.cancel()
+        return fits
+
+    def _refit(self, evaluation: Evaluation, *, urgent: bool, replaceable: bool) -> Future[Any] | None:
+        """The coming model of a candidate on all rows, in a worker that can be stopped; ``None`` without the time.
+
+        Where fold models could take its place it is stopped in time, not cut short.
+        """
         left = self.budget.seconds_left
         share = self.evaluator.dataset.n_rows / max(1, evaluation.n_train_rows)
         expected = _REFIT_MARGIN * float(np.mean(evaluation.fit_seconds)) * share
-        if not urgent and left is not None and expected > left:
-            return None, "no time left to fit it on all rows"
+        if not urgent and left is not None and expected > _FIT_SHARE * left:
+            return None
         family = self.evaluator.families[evaluation.candidate.family]
         data = self.evaluator.data(family.matrix)
-        limit = None if left is None else left + (_GRACE_SECONDS if urgent else 0.0)
-        seconds = _FIT_SHARE * limit if limit is not None and self.budget.counts_time else None
+        limit = None if left is None else left + _GRACE_SECONDS if urgent else _FIT_SHARE * left
+        cut_short = limit is not None and self.budget.counts_time and not replaceable
+        seconds = _FIT_SHARE * limit if limit is not None and cut_short else None
         task = partial(fit_quietly, family, dict(evaluation.candidate.config), data, self.evaluator.seed, seconds)
-        try:
-            return self.workers.run(task, time_limit=limit), ""
-        except NotInTime:
-            return None, "no time left to fit it on all rows"
-        except WorkerError as error:
-            return None, str(error)
+        return self.workers.submit(task, time_limit=limit)
 
     def _member(self, evaluation: Evaluation, models: Sequence[FittedModel], weight: float) -> Member:
         candidate = evaluation.candidate
@@ -328,6 +379,18 @@ def _births(models: Sequence[FittedModel]) -> str:
     """Where the weights of nets came from, each outcome of the race once; empty for other models."""
     births = (getattr(model.estimator, "birth_", None) for model in models)
     return "; ".join(dict.fromkeys(str(birth) for birth in births if birth is not None))
+
+
+def _fit(future: Future[Any], started: float, seconds: float) -> _Fit:
+    """What came of a new fit; one that is still running is stopped."""
+    try:
+        return _Fit(future.result(0), "", started, seconds)
+    except NotInTime:
+        future.cancel()
+        return _Fit(None, _NO_TIME, started, seconds)
+    except WorkerError as error:
+        timed_out = error.failure.status is Status.TIMEOUT
+        return _Fit(None, _NO_TIME if timed_out else str(error), started, seconds)
 
 
 def _row_ms(member: Member, evaluator: Evaluator) -> float:

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,22 @@ def test_without_time_the_best_single_model_is_the_answer():
     weights = choose_weights(models, y, metric=METRICS["rmse"], max_seconds=0.0)
     assert sorted(weights) == [0, 0, 0, 1]
     assert choose_weights(models, y, metric=METRICS["rmse"], max_seconds=60.0).max() < 1
+
+
+def test_where_time_is_short_fewer_rows_decide():
+    y, models = noisy_models(8_000, 4)
+    scored = []
+
+    def slow_rmse(y, p, w):
+        scored.append(len(y))
+        time.sleep(1e-6 * len(y))
+        return METRICS["rmse"].score(y, p, w)
+
+    metric = Metric("slow", frozenset(TaskType), slow_rmse)
+    weights = choose_weights(models, y, metric=metric, max_seconds=1.2)
+    assert scored[:8] == [8_000] * 8
+    assert max(scored[8:]) < 8_000
+    assert np.count_nonzero(weights) == 4
 
 
 def test_of_many_rows_a_sample_decides():

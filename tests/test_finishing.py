@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import optuna
 import pytest
-from sklearn.model_selection import TimeSeriesSplit
+from sklearn.model_selection import KFold, TimeSeriesSplit
 
 import autometa.finishing as finishing
 from autometa.data import Dataset
@@ -87,14 +87,45 @@ def test_without_time_every_member_is_there_from_its_folds(dataset, pool):
 
 def test_weights_are_chosen_anew_where_a_member_cannot_be_had(dataset, pool, monkeypatch):
     monkeypatch.setattr(finishing, "choose_weights", lambda models, *a, **k: np.full(len(models), 1 / len(models)))
-    monkeypatch.setattr(Finisher, "_refit", lambda self, evaluation, urgent: (None, "no time left"))
+    monkeypatch.setattr(Finisher, "_refit", lambda self, evaluation, **options: None)
     with evaluator_of(dataset, pool) as evaluator:
         evaluations = measure(evaluator, LINEAR, NEAR, TREES[0])
         evaluator.forget_models([LINEAR, NEAR])
         end = finisher(evaluator, pool).finish(result_of(*evaluations))
     assert {(member.family, member.weight) for member in end.members} == {("linear", 0.5), ("knn", 0.5)}
     lost = [entry for entry in end.ledger if entry.status is Status.TIMEOUT]
-    assert [(entry.candidate, entry.reason) for entry in lost] == [(TREES[0], "no time left")]
+    assert [(entry.candidate, entry.reason) for entry in lost] == [(TREES[0], "no time left to fit it on all rows")]
+
+
+def test_a_model_on_all_rows_joins_those_of_three_folds(dataset, pool):
+    with evaluator_of(dataset, pool, splits=KFold(3, shuffle=True, random_state=0)) as evaluator:
+        evaluations = measure(evaluator, TREES[0])
+        end = finisher(evaluator, pool).finish(result_of(*evaluations))
+        late = finisher(evaluator, pool, seconds=1.0, spent=2.0).finish(result_of(*evaluations))
+    assert len(end.members[0].models) == 4
+    assert [entry.reason for entry in end.ledger] == ["with 3 fold models"]
+    assert len(late.members[0].models) == 3
+    assert [entry.source for entry in late.ledger] == ["folds"]
+
+
+def test_new_fits_that_end_too_late_or_fail_leave_the_fold_models(dataset, monkeypatch):
+    monkeypatch.setattr(finishing, "choose_weights", lambda models, *a, **k: np.full(len(models), 1 / len(models)))
+    with WorkerPool(2) as pool, evaluator_of(dataset, pool, splits=KFold(3)) as evaluator:
+        evaluations = measure(evaluator, *TREES)
+
+        def submit(self, evaluation, **options):
+            return pool.submit(time.sleep, 60) if evaluation is evaluations[0] else pool.submit(divmod, 1, 0)
+
+        monkeypatch.setattr(Finisher, "_refit", submit)
+        now = time.perf_counter()
+        end = Finisher(evaluator, pool, METRICS["rmse"], Budget(2.0), True, Limits(), None).finish(
+            result_of(*evaluations)
+        )
+        assert time.perf_counter() - now < 10
+    assert [len(member.models) for member in end.members] == [3, 3]
+    reasons = {entry.candidate: entry.reason for entry in end.ledger}
+    assert "no time left" in reasons[TREES[0]]
+    assert "ZeroDivisionError" in reasons[TREES[1]]
 
 
 def test_folds_that_end_in_the_past_are_no_substitute_for_all_rows(dataset, pool):

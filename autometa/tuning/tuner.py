@@ -20,18 +20,20 @@ from autometa.interrupts import interrupts_deferred, wait_for_first
 from autometa.metrics import Metric
 from autometa.records import Evaluation, Ledger, LedgerEntry, Status
 from autometa.tuning.budget import Budget
+from autometa.tuning.library import entry_score, library
 from autometa.tuning.proposals import FIXED_SECONDS, OUTCOMES, Proposal, Proposer, WarmStart, estimated_score
 from autometa.tuning.recall import absent, recall, recall_seconds
 from autometa.tuning.result import TuningResult
 from autometa.tuning.storage import SharedStudy, new_study, quiet_optuna
 from autometa.workers import free_memory_mb, one_line
 
-MAX_KEPT = 12
-"""Candidates whose fold models are kept: as many as an ensemble is chosen from."""
 _REFIT_MARGIN = 1.5
 _OVERDUE = 3.0
 _LEAST_TRIAL_SHARE = 0.1
+_LEAST_START = 0.5
+_LEAST_START_SHARE = 0.04
 _MAX_REFIT_SHARE = 0.4
+_REFITS_SHARE = 0.15
 _MAX_TRIAL_SHARE = 0.5
 _MATRIX_COPIES = 4
 _PEAK_MARGIN = 1.2
@@ -66,7 +68,7 @@ class _Search:
     n_jobs: int
     on_trial: Callable[[Ledger], Any] | Watcher | None
     later: Future[WarmStart] | None
-    refit: bool
+    n_refits: int
     shared: SharedStudy | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
@@ -128,7 +130,7 @@ class _Search:
         while not self.ended and len(self.running) < self.n_jobs + self._n_ahead() and self._allows_trial():
             self._adopt()
             limit = self._trial_limit()
-            if limit is not None and limit <= 0:
+            if limit is not None and limit <= self._least_limit():
                 break
             if reason := self._reason_to_end():
                 self.later, self.ended = None, True
@@ -234,12 +236,17 @@ class _Search:
             self._record(proposal, skipped, started)
             return
         future = self.evaluator.submit(
-            proposal.candidate, time_limit=limit, predictions=True, rival=self._rival(), keep_models=True,
-            cut_short=self.budget.counts_time,
+            proposal.candidate, time_limit=limit, predictions=True, rival=self._rival(proposal.candidate),
+            keep_models=True, cut_short=self.budget.counts_time,
         )  # fmt: skip
         self.running[future] = (proposal, started)
         if isinstance(self.on_trial, Watcher):
             self.on_trial.begin(proposal.candidate, self._expected_end())
+
+    def _least_limit(self) -> float:
+        """Seconds below which no trial begins: one that does not end in time costs its worker, wanted for new fits."""
+        can_wait = self.n_refits and self.budget.counts_time and any(e.ok for e in self.evaluations)
+        return min(_LEAST_START, _LEAST_START_SHARE * self.budget.seconds) if can_wait else 0.0
 
     def _patience(self, candidate: Candidate, expected: float, limit: float | None) -> float | None:
         """Seconds that a trial may take: less than the limit where it could end with nothing after all of it.
@@ -284,28 +291,31 @@ class _Search:
         return None if left is None else left - self.reserve()
 
     def reserve(self) -> float:
-        """Seconds kept for choosing the weights, and for refitting where a single model is wanted."""
+        """Seconds kept for choosing the weights and for fitting again what was chosen."""
         fixed = min(0.15 + 0.03 * self.budget.seconds, 3.0)
         good = [e for e in self.evaluations if e.ok]
-        if not (good and self.refit):
+        if not (good and self.n_refits):
             return fixed
-        best = max(good, key=lambda e: e.score(self.metric.name))
-        share = self.evaluator.dataset.n_rows / max(1, best.n_train_rows)
-        refit = _REFIT_MARGIN * float(np.mean(best.fit_seconds)) * share
+        best = sorted(good, key=lambda e: -e.score(self.metric.name))[: self.n_refits]
+        n_rows = self.evaluator.dataset.n_rows
+        fits = [float(np.mean(e.fit_seconds)) * n_rows / max(1, e.n_train_rows) for e in best]
+        if self.n_refits > 1:
+            return fixed + min(max(sum(fits) / self.n_jobs, max(fits)), _REFITS_SHARE * self.budget.seconds)
         # Where a new fit would take most of the time, another trial is worth more: there are models of the folds.
+        refit = _REFIT_MARGIN * fits[0]
         return fixed + (refit if refit <= _MAX_REFIT_SHARE * self.budget.seconds else 0.0)
 
-    def _rival(self) -> Rival | None:
-        """The best candidate, and how much two good candidates differ from split to split."""
+    def _rival(self, candidate: Candidate) -> Rival | None:
+        """What a candidate is up against: the best, and how much two good candidates differ from split to split."""
         name = self.metric.name
-        good = sorted((e for e in self.evaluations if e.ok), key=lambda e: -e.score(name))[:MAX_KEPT]
+        good = library(self.evaluations, name)
         if not good or not np.isfinite(good[0].scores[name]).all():
             return None
         best = np.asarray(good[0].scores[name])
         noises = [float(np.std(np.asarray(e.scores[name]) - best, ddof=1)) for e in good[1:] if len(best) > 1]
         noise = float(np.median(noises)) if len(noises) > 1 else float(np.std(best))
-        full = len(good) == MAX_KEPT and self.shared is None
-        keep_from = good[-1].score(name) if full else -math.inf
+        alone = self.shared is None
+        keep_from = entry_score(self.evaluations, name, candidate.family) if alone else -math.inf
         return Rival(name, good[0].scores[name], noise, keep_from) if np.isfinite(noise) and noise > 0 else None
 
     def _lack_of_time(self, candidate: Candidate, limit: float | None) -> str:
@@ -369,8 +379,7 @@ class _Search:
         took = self.budget.elapsed - started if status is Status.TIMEOUT else math.nan
         self.proposer.tell(replace(evaluation, candidate=proposal.candidate), took)
         if status is Status.OK:
-            good = sorted((e for e in self.evaluations if e.ok), key=lambda e: -e.score(name))
-            self.evaluator.forget_models(e.candidate for e in good[:MAX_KEPT])
+            self.evaluator.forget_models(e.candidate for e in library(self.evaluations, name))
         entry = LedgerEntry(
             proposal.candidate, status, proposal.source, score if status is Status.OK else math.nan,
             self.budget.elapsed - started, started, evaluation.reason,
@@ -419,7 +428,7 @@ def tune(
     on_trial: Callable[[Ledger], Any] | Watcher | None = None,
     later: Future[WarmStart] | None = None,
     earlier: TuningResult | None = None,
-    refit: bool = False,
+    n_refits: int = 0,
     shared: SharedStudy | None = None,
 ) -> TuningResult:
     """Search for the best candidate.
@@ -445,8 +454,9 @@ def tune(
         times must not matter it is waited for.
     earlier : TuningResult or None
         A search on the same evaluator to go on from.
-    refit : bool, default=False
-        Keep the time to fit the best candidate on all rows.
+    n_refits : int, default=0
+        Of how many of the best candidates the time is kept to fit them on all rows. With one it must be done if it can
+        be; with several it is worth a part of the time only.
     shared : SharedStudy or None
         The study in a storage, which other processes may work on too.
 
@@ -459,7 +469,7 @@ def tune(
         study = new_study(random_state, n_jobs) if shared is None else shared.study
         study = study if earlier is None else earlier.study
         proposer = Proposer(start, families, study, len(evaluator.splits), budget, metric.name, random_state)
-        search = _Search(evaluator, proposer, metric, budget, n_jobs, on_trial, later, refit, shared)
+        search = _Search(evaluator, proposer, metric, budget, n_jobs, on_trial, later, n_refits, shared)
         if shared is not None:
             proposer.worker = shared.worker
         if earlier is not None:
