@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,9 +90,8 @@ class Evaluation:
 
     def score(self, metric: str) -> float:
         """Mean over splits, NaN where nothing was measured."""
-        values = np.asarray(self.scores.get(metric, ()), dtype=float)
-        values = values[np.isfinite(values)]
-        return float(values.mean()) if len(values) else float("nan")
+        values = [value for value in self.scores.get(metric, ()) if math.isfinite(value)]
+        return math.fsum(values) / len(values) if values else math.nan
 
     def standard_error(self, metric: str) -> float:
         """Standard error of :meth:`score` over splits, NaN with fewer than two."""

@@ -45,9 +45,8 @@ def entry_score(evaluations: Iterable[Evaluation], metric: str, family: str) -> 
     metric : str
     family : str
     """
-    good = [e for e in evaluations if e.ok]
-    everyone = sorted((e.score(metric) for e in good), reverse=True)
-    alike = sorted((e.score(metric) for e in good if e.candidate.family == family), reverse=True)
-    if len(everyone) < N_BEST or len(alike) < N_OF_FAMILY:
+    scores = sorted(((e.score(metric), e.candidate.family) for e in evaluations if e.ok), reverse=True)
+    alike = [score for score, name in scores if name == family]
+    if len(scores) < N_BEST or len(alike) < N_OF_FAMILY:
         return -math.inf
-    return min(everyone[N_BEST - 1], alike[N_OF_FAMILY - 1])
+    return min(scores[N_BEST - 1][0], alike[N_OF_FAMILY - 1])

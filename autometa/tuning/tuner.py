@@ -311,9 +311,7 @@ class _Search:
         good = library(self.evaluations, name)
         if not good or not np.isfinite(good[0].scores[name]).all():
             return None
-        best = np.asarray(good[0].scores[name])
-        noises = [float(np.std(np.asarray(e.scores[name]) - best, ddof=1)) for e in good[1:] if len(best) > 1]
-        noise = float(np.median(noises)) if len(noises) > 1 else float(np.std(best))
+        noise = _noise(good, name)
         alone = self.shared is None
         keep_from = entry_score(self.evaluations, name, candidate.family) if alone else -math.inf
         return Rival(name, good[0].scores[name], noise, keep_from) if np.isfinite(noise) and noise > 0 else None
@@ -344,10 +342,10 @@ class _Search:
         scores = np.array([e.score(name) if e.ok else -np.inf for e in self.evaluations])
         if self.budget.counts_trials or len(scores) < _MIN_TRIALS or not np.isfinite(scores[:-_PATIENCE]).any():
             return ""
-        best = max((e for e in self.evaluations if e.ok), key=lambda e: e.score(name))
-        error = best.standard_error(name)
-        if best.score(name) >= self.metric.best - _ROUNDING:
-            return f"Stopped early: {name} cannot be better than {self.metric.from_score(best.score(name)):g}."
+        good = library(self.evaluations, name)
+        if good[0].score(name) >= self.metric.best - _ROUNDING:
+            return f"Stopped early: {name} cannot be better than {self.metric.from_score(good[0].score(name)):g}."
+        error = _noise(good, name) / math.sqrt(len(good[0].scores[name]))
         enough = _NO_GAIN * error
         if not np.max(scores) - np.max(scores[:-_PATIENCE]) < enough:
             return ""
@@ -414,6 +412,16 @@ class _Search:
         self.ledger = self.ledger.add(
             LedgerEntry(None, Status.SKIPPED, "search", started=self.budget.elapsed, reason=text)
         )
+
+
+def _noise(good: Sequence[Evaluation], metric: str) -> float:
+    """How much the difference of two good candidates varies from split to split; ``good`` is best first.
+
+    That of the best and the others, since some splits are harder for all of them.
+    """
+    best = np.asarray(good[0].scores[metric])
+    noises = [float(np.std(np.asarray(e.scores[metric]) - best, ddof=1)) for e in good[1:] if len(best) > 1]
+    return float(np.median(noises)) if len(noises) > 1 else float(np.std(best))
 
 
 def tune(
