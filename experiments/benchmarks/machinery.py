@@ -39,7 +39,7 @@ _MODULES = (
     "optuna", "lightgbm", "catboost", "xgboost", "skrub",
 )  # fmt: skip
 _IN_WORKER = ("autometa.folds", "autometa.families._net_estimators", "torch", "lightgbm", "catboost", "xgboost")
-_WHOLE = ("first", "refit", "recall", "fine_tune")
+_WHOLE = ("first", "refit", "folds", "recall", "fine_tune")
 
 
 def fit_once(name: str, budget: float, seed: int) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def parts(model: Any, wall: float) -> dict[str, Any]:
     measured = {evaluation.candidate.key: evaluation.seconds for evaluation in model._state.result.evaluations}
     entries = [entry for entry in model.ledger_ if entry.candidate is not None and np.isfinite(entry.seconds)]
     whole = {source: sum(e.seconds for e in entries if e.source == source) for source in _WHOLE}
-    trials = [e for e in entries if e.source not in {*_WHOLE, "folds", "storage"} and e.status != "skipped"]
+    trials = [e for e in entries if e.source not in {*_WHOLE, "storage"} and e.status != "skipped"]
     killed = {"timeout", "memory"}
     fits = [e.seconds if e.status in killed else min(measured.get(e.candidate.key, 0.0), e.seconds) for e in trials]
     ends = [entry.started + entry.seconds for entry in trials]
@@ -84,7 +84,7 @@ def parts(model: Any, wall: float) -> dict[str, Any]:
         "trials_done": len(trials), "fitting": fitting,
         "opening": trials[0].started - whole["first"] if trials else float("nan"),
         "trials": sum(entry.seconds for entry in trials) - sum(fits), "between": sum(gaps),
-        "closing": wall - max(ends, default=float("nan")) - whole["refit"] - whole["recall"] - whole["fine_tune"],
+        "closing": wall - max(ends, default=float("nan")) - sum(whole.values()) + whole["first"],
         "share": 1.0 - fitting / wall,
     }  # fmt: skip
 
