@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state, valida
 
 from autometa.data import Dataset, TaskType, as_frame
 from autometa.evaluation import Evaluator
-from autometa.finishing import MIN_BAG, MIN_BAG_SHARE, MIN_TRAIN_SHARE, Finisher, Limits, completed
+from autometa.finishing import Finisher, Limits, completed, expected_refits
 from autometa.html import fitted_html
 from autometa.interrupts import interrupts_deferred, terminable, wait_for_first
 from autometa.metrics import Metric, resolve_metric
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
 _REFIT_POOL_SECONDS = 20.0
 _MEMORY_SHARE = 0.8
-_N_MEMBERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +239,7 @@ class _AutoMeta(CallbackSupportMixin, BaseEstimator):
         """Search, finish and keep what comes out."""
         evaluator, metric, dataset = search.evaluator, search.metric, search.evaluator.dataset
         n_workers = worker_count(self.n_jobs, budget)
-        n_refits = 1 if not self.ensemble else _n_refits(evaluator)
+        n_refits = expected_refits(evaluator, ensemble=self.ensemble)
         spare = n_refits == 1 or not budget.counts_time or budget.seconds >= _REFIT_POOL_SECONDS
         # Further workers are warm by the time that the search ends, and those of the search may just have been killed.
         n_spare = min(n_workers, max(n_refits, 1))
@@ -481,15 +480,3 @@ def _refuse_other(earlier: _Search, evaluator: Evaluator, metric: Metric) -> Non
             "warm_start must be given the table, metric, families, weights and splits of the last fit. Got others; "
             "fit without warm_start."
         )
-
-
-def _n_refits(evaluator: Evaluator) -> int:
-    """How many candidates of an ensemble are fitted again on all rows, where there is time.
-
-    One where the mean of fold models cannot stand for it, since there are few or they saw too little; as many as an
-    ensemble usually has where a model on all rows joins those of the folds; none where these are enough.
-    """
-    share = np.mean([len(train) for train, _ in evaluator.splits]) / evaluator.dataset.n_rows
-    if len(evaluator.splits) < MIN_BAG or share < MIN_TRAIN_SHARE:
-        return 1
-    return _N_MEMBERS if share < MIN_BAG_SHARE else 0

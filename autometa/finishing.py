@@ -31,12 +31,14 @@ from autometa.workers import WorkerError, WorkerPool
 
 STABLE = frozenset({"linear", "knn", "naive_bayes", "svm"})
 """Families whose fold models hardly differ, so that one model on all rows is as good as their mean, and quicker."""
-MIN_BAG = 3
+_MIN_BAG = 3
 """Fold models whose mean is worth as much as one model on all rows."""
-MIN_TRAIN_SHARE = 0.6
+_MIN_TRAIN_SHARE = 0.6
 """Share of the rows that they must have seen for that."""
-MIN_BAG_SHARE = 0.7
+_MIN_BAG_SHARE = 0.7
 """Share of the rows below which a model on all rows joins them: it knows more, they vary less."""
+_N_MEMBERS = 4
+"""Members that an ensemble usually has."""
 _REFIT_MARGIN = 1.3
 _GRACE_SECONDS = 0.5
 _CHOICE_SHARE = 0.5
@@ -258,16 +260,16 @@ class Finisher:
 
     def _bag_is_enough(self, evaluation: Evaluation, models: Sequence[FittedModel]) -> bool:
         """Whether a model on all rows would add nothing to the mean of the fold models."""
-        return self._bag_counts(evaluation, models) and self._seen_share(evaluation) >= MIN_BAG_SHARE
+        return self._bag_counts(evaluation, models) and self._seen_share(evaluation) >= _MIN_BAG_SHARE
 
     def _bag_counts(self, evaluation: Evaluation, models: Sequence[FittedModel]) -> bool:
         """Whether the mean of the fold models is no worse than one model on all rows."""
         stable = evaluation.candidate.family in STABLE or not self.ensemble
-        return len(models) >= MIN_BAG and not stable and not self._folds_are_partial(evaluation)
+        return len(models) >= _MIN_BAG and not stable and not self._folds_are_partial(evaluation)
 
     def _folds_are_partial(self, evaluation: Evaluation) -> bool:
         """Folds that see a small part of the rows only (earlier times, few folds) cannot stand for all of them."""
-        return self._seen_share(evaluation) < MIN_TRAIN_SHARE
+        return self._seen_share(evaluation) < _MIN_TRAIN_SHARE
 
     def _seen_share(self, evaluation: Evaluation) -> float:
         return evaluation.n_train_rows / self.evaluator.dataset.n_rows
@@ -306,15 +308,15 @@ class Finisher:
         Where fold models could take its place it is stopped in time, not cut short.
         """
         left = self.budget.seconds_left
-        share = self.evaluator.dataset.n_rows / max(1, evaluation.n_train_rows)
-        expected = _REFIT_MARGIN * float(np.mean(evaluation.fit_seconds)) * share
+        expected = _REFIT_MARGIN * evaluation.seconds_on(self.evaluator.dataset.n_rows)
         if not urgent and left is not None and expected > _FIT_SHARE * left:
             return None
         family = self.evaluator.families[evaluation.candidate.family]
         data = self.evaluator.data(family.matrix)
-        limit = None if left is None else left + _GRACE_SECONDS if urgent else _FIT_SHARE * left
-        cut_short = limit is not None and self.budget.counts_time and not replaceable
-        seconds = _FIT_SHARE * limit if limit is not None and cut_short else None
+        limit = seconds = None
+        if left is not None:
+            limit = left + _GRACE_SECONDS if urgent else _FIT_SHARE * left
+            seconds = _FIT_SHARE * limit if self.budget.counts_time and not replaceable else None
         task = partial(fit_quietly, family, dict(evaluation.candidate.config), data, self.evaluator.seed, seconds)
         return self.workers.submit(task, time_limit=limit)
 
@@ -360,6 +362,19 @@ class Finisher:
         status = Status.FAILED if self.first is None else Status.OK
         candidate = None if self.first is None else self.first.candidate
         return LedgerEntry(candidate, status, "refit", started=self.budget.elapsed, reason=note)
+
+
+def expected_refits(evaluator: Evaluator, *, ensemble: bool) -> int:
+    """How many candidates :class:`Finisher` will fit again on all rows, where there is time.
+
+    One for a single model, and where the mean of fold models cannot stand for one on all rows, since there are few or
+    they saw too little; as many as an ensemble usually has where that model joins those of the folds; none where these
+    are enough.
+    """
+    share = np.mean([len(train) for train, _ in evaluator.splits]) / evaluator.dataset.n_rows
+    if not ensemble or len(evaluator.splits) < _MIN_BAG or share < _MIN_TRAIN_SHARE:
+        return 1
+    return _N_MEMBERS if share < _MIN_BAG_SHARE else 0
 
 
 def completed(ledger: Ledger, first: FirstModel | None, result: TuningResult) -> Ledger:

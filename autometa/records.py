@@ -88,6 +88,10 @@ class Evaluation:
         """Mean seconds of a fit and the prediction of the rows held out, NaN before the first."""
         return self.seconds / len(self.fit_seconds) if self.fit_seconds else float("nan")
 
+    def seconds_on(self, n_rows: int) -> float:
+        """Expected seconds of one fit on so many rows, in proportion to those of a split."""
+        return float(np.mean(self.fit_seconds)) * n_rows / max(1, self.n_train_rows)
+
     def score(self, metric: str) -> float:
         """Mean over splits, NaN where nothing was measured."""
         values = [value for value in self.scores.get(metric, ()) if math.isfinite(value)]

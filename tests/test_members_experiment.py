@@ -21,19 +21,24 @@ def study(members):
 
 def test_all_models_are_kept_and_good_ones_fitted_again(study):
     assert library.N_BEST == 12
-    assert [trial.score for trial in study.trials] == sorted((t.score for t in study.trials), reverse=True)
+    scores = [trial.evaluation.score("rmse") for trial in study.trials]
+    assert scores == sorted(scores, reverse=True)
     for trial in study.trials:
         assert trial.n_folds == 3
         assert trial.bag.shape == study.y_test.shape
-        assert trial.held_out.shape == study.y.shape
+        assert trial.evaluation.predictions.shape == study.y.shape
     assert study.trials[0].again is not None
 
 
 def test_libraries_are_the_best_and_some_of_each_family(members, study):
-    trials = study.trials
-    assert members.chosen_from(trials, 2, 0) == trials[:2]
-    assert len(members.chosen_from(trials, 0, 1)) == len({trial.family for trial in trials})
-    assert members.chosen_from(trials, 9999, 0) == trials
+    candidates = [trial.evaluation.candidate for trial in study.trials]
+
+    def chosen(*sizes):
+        return [trial.evaluation.candidate for trial in members.chosen_from(study, *sizes)]
+
+    assert chosen(2, 0) == candidates[:2]
+    assert len(chosen(0, 1)) == len({candidate.family for candidate in candidates})
+    assert chosen(9999, 0) == candidates
 
 
 def test_the_report_compares_both(members, study):

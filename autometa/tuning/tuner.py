@@ -297,8 +297,7 @@ class _Search:
         if not (good and self.n_refits):
             return fixed
         best = sorted(good, key=lambda e: -e.score(self.metric.name))[: self.n_refits]
-        n_rows = self.evaluator.dataset.n_rows
-        fits = [float(np.mean(e.fit_seconds)) * n_rows / max(1, e.n_train_rows) for e in best]
+        fits = [e.seconds_on(self.evaluator.dataset.n_rows) for e in best]
         if self.n_refits > 1:
             return fixed + min(max(sum(fits) / self.n_jobs, max(fits)), _REFITS_SHARE * self.budget.seconds)
         # Where a new fit would take most of the time, another trial is worth more: there are models of the folds.
@@ -419,9 +418,10 @@ def _noise(good: Sequence[Evaluation], metric: str) -> float:
 
     That of the best and the others, since some splits are harder for all of them.
     """
-    best = np.asarray(good[0].scores[metric])
-    noises = [float(np.std(np.asarray(e.scores[metric]) - best, ddof=1)) for e in good[1:] if len(best) > 1]
-    return float(np.median(noises)) if len(noises) > 1 else float(np.std(best))
+    scores = np.array([e.scores[metric] for e in good])  # (n_candidates, n_splits)
+    if len(good) < 3 or scores.shape[1] < 2:
+        return float(np.std(scores[0]))
+    return float(np.median(np.std(scores[1:] - scores[0], axis=1, ddof=1)))
 
 
 def tune(

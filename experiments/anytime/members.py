@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,22 +28,21 @@ import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from autometa import AutoMetaClassifier, AutoMetaRegressor
 from autometa.collection import load_collection, load_entry
 from autometa.data import Dataset
 from autometa.ensembling import choose_weights
 from autometa.fitting import fit_model
-from autometa.meta_dataset import MetaDataset
-from autometa.meta_training import train_meta_model
 from autometa.metrics import Metric, resolve_metric
 from autometa.predictor import Member
+from autometa.records import Evaluation
 from autometa.tuning import library
 
-ROOT = Path(__file__).parent.parent.parent
-CORPUS = ROOT / "autometa" / "pretrained" / "corpus"
-MODEL = ROOT / "build" / "small_tables" / "belief"
+sys.path.insert(0, str(Path(__file__).parent))
+
+from small_tables import split, unseen_model
+
 MIN_ROWS, N_AGAIN = 500, 2
 LIBRARIES = {
     "12 best": (12, 0),
@@ -56,11 +56,8 @@ LIBRARIES = {
 class Trial(NamedTuple):
     """A finished trial and what its models predict."""
 
-    family: str
-    score: float
+    evaluation: Evaluation
     n_folds: int
-    held_out: NDArray[np.float64]
-    """Out-of-fold predictions of the training rows."""
     bag: NDArray[np.float64]
     """Mean of the fold models on the test rows."""
     again: NDArray[np.float64] | None
@@ -82,10 +79,8 @@ class Study(NamedTuple):
 
 def measure(dataset: Dataset, model: Any, *, budget: float, seed: int = 0) -> Study:
     """One fit that keeps all models."""
-    is_classification = dataset.task.is_classification
-    stratify = dataset.y if is_classification and np.bincount(dataset.y).min() > 1 else None
-    train, test = train_test_split(np.arange(dataset.n_rows), test_size=0.25, stratify=stratify, random_state=seed)
-    kind = AutoMetaClassifier if is_classification else AutoMetaRegressor
+    train, test = split(dataset, seed)
+    kind = AutoMetaClassifier if dataset.task.is_classification else AutoMetaRegressor
     with mock.patch.object(library, "N_BEST", 10**6):
         fitted = kind(budget, meta_model=model, random_state=seed).fit(dataset.X.iloc[train], dataset.labels[train])
     evaluator, metric = fitted._state.evaluator, resolve_metric(None, dataset.task)
@@ -105,27 +100,24 @@ def measure(dataset: Dataset, model: Any, *, budget: float, seed: int = 0) -> St
         if len(evaluator.splits) == 3 and seen[family.name] <= N_AGAIN:
             data = evaluator.data(family.matrix)
             again = predicted([fit_model(family, candidate.config, data=data, seed=evaluator.seed)])
-        score, held_out = evaluation.score(metric.name), np.asarray(evaluation.predictions)
-        trials.append(Trial(family.name, score, len(evaluator.splits), held_out, predicted(models), again))
+        trials.append(Trial(evaluation, len(evaluator.splits), predicted(models), again))
     return Study(metric, evaluator.dataset.y, dataset.y[test], trials)
 
 
-def chosen_from(trials: Sequence[Trial], n_best: int, n_of_family: int) -> list[Trial]:
-    """The best trials and some of each family; ``trials`` best first."""
-    better, chosen = Counter[str](), []
-    for rank, trial in enumerate(trials):
-        if rank < n_best or better[trial.family] < n_of_family:
-            chosen.append(trial)
-        better[trial.family] += 1
-    return chosen
+def chosen_from(study: Study, n_best: int, n_of_family: int) -> list[Trial]:
+    """The trials that would be in a library of other sizes, best first."""
+    trials = {trial.evaluation.candidate: trial for trial in study.trials}
+    with mock.patch.multiple(library, N_BEST=n_best, N_OF_FAMILY=n_of_family):
+        chosen = library.library((trial.evaluation for trial in study.trials), study.metric.name)
+    return [trials[evaluation.candidate] for evaluation in chosen]
 
 
 def by_library(study: Study) -> dict[str, float]:
     """Test error of the ensemble that is chosen from each library."""
     errors = {}
     for name, (n_best, n_of_family) in LIBRARIES.items():
-        pool = chosen_from(study.trials, n_best, n_of_family)
-        weights = choose_weights([trial.held_out for trial in pool], study.y, metric=study.metric)
+        pool = chosen_from(study, n_best, n_of_family)
+        weights = choose_weights([t.evaluation.predictions for t in pool], study.y, metric=study.metric)
         errors[name] = study.error(np.tensordot(weights, np.stack([trial.bag for trial in pool]), axes=1))
     return errors
 
@@ -136,11 +128,13 @@ def by_member(study: Study) -> list[dict[str, Any]]:
     for trial in study.trials:
         if trial.again is not None:
             bag, k = study.error(trial.bag), trial.n_folds
-            mixtures = {"alone": trial.again, "joins": (k * trial.bag + trial.again) / (k + 1)}
-            mixtures["half"] = (trial.bag + trial.again) / 2
-            rows.append(
-                {"family": trial.family} | {n: 100 * (study.error(p) / bag - 1) for n, p in mixtures.items() if bag}
-            )
+            mixtures = {
+                "alone": trial.again,
+                "joins": (k * trial.bag + trial.again) / (k + 1),
+                "half": (trial.bag + trial.again) / 2,
+            }
+            errors = {name: 100 * (study.error(mixture) / bag - 1) for name, mixture in mixtures.items() if bag}
+            rows.append({"family": trial.evaluation.candidate.family} | errors)
     return rows
 
 
@@ -168,16 +162,6 @@ def report(studies: dict[str, Study]) -> str:
     return "\n\n".join(parts)
 
 
-def unseen_model() -> Path:
-    """A meta-model that has not seen the groups of ``dev``; the one of ``small_tables.py`` where that was run."""
-    if not MODEL.is_dir():
-        held_out = {entry.group for entry in load_collection("dev")}
-        meta = MetaDataset.from_parquet(CORPUS)
-        meta = meta.subset([d for d in meta.datasets if meta.groups[d] not in held_out])
-        train_meta_model(meta, seed=0).save(MODEL)
-    return MODEL
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "report"])
@@ -191,7 +175,7 @@ def main() -> None:
         entries = [entry for entry in load_collection("dev") if entry.n_rows >= MIN_ROWS][: arguments.tables]
         for entry in entries:
             if entry.name not in files:
-                study = measure(load_entry(entry), str(unseen_model()), budget=arguments.budget)
+                study = measure(load_entry(entry), unseen_model("belief"), budget=arguments.budget)
                 joblib.dump(tuple(study), arguments.folder / f"{entry.name}.joblib", compress=3)
                 print(entry.name, len(study.trials), flush=True)
     else:

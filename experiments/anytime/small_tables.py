@@ -27,6 +27,7 @@ from unittest import mock
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.model_selection import train_test_split
 
@@ -68,14 +69,26 @@ ARMS = (
 
 def meta_models(corpus: Path, folder: Path) -> dict[str, MetaModel | str]:
     """Meta-models that have not seen the groups of ``dev``: with all meta-features, and with the task alone."""
-    held_out = {entry.group for entry in load_collection("dev")}
-    meta = MetaDataset.from_parquet(corpus)
-    meta = meta.subset([d for d in meta.datasets if meta.groups[d] not in held_out])
-    blind = MetaDataset(meta.evaluations, meta.meta_features[["task"]], meta.groups)
-    for name, part in (("belief", meta), ("portfolio", blind)):
-        if not (folder / name).is_dir():
-            train_meta_model(part, seed=0).save(folder / name)
-    return {"defaults": "none", **{name: MetaModel.load(folder / name) for name in ("belief", "portfolio")}}
+    return {"defaults": "none", **{name: unseen_model(name, corpus, folder) for name in ("belief", "portfolio")}}
+
+
+def unseen_model(name: str, corpus: Path = CORPUS, folder: Path = MODELS) -> MetaModel:
+    """The meta-model "belief" or "portfolio" without the groups of ``dev``, trained unless it is in the folder."""
+    if not (folder / name).is_dir():
+        held_out = {entry.group for entry in load_collection("dev")}
+        meta = MetaDataset.from_parquet(corpus)
+        meta = meta.subset([d for d in meta.datasets if meta.groups[d] not in held_out])
+        blind = MetaDataset(meta.evaluations, meta.meta_features[["task"]], meta.groups)
+        train_meta_model(meta if name == "belief" else blind, seed=0).save(folder / name)
+    return MetaModel.load(folder / name)
+
+
+def split(dataset: Dataset, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows to fit on, three quarters, and rows to score on; stratified where that is possible."""
+    is_possible = dataset.task.is_classification and np.bincount(dataset.y).min() > 1
+    rows, classes = np.arange(dataset.n_rows), dataset.y if is_possible else None
+    train, test = train_test_split(rows, test_size=0.25, stratify=classes, random_state=seed)
+    return train, test
 
 
 @contextlib.contextmanager
@@ -95,8 +108,7 @@ def valued_by_gain(task: TaskType, n_rows: int) -> Iterator[None]:
 def measure(dataset: Dataset, arm: Arm | None, model: Any, *, budget: float, seed: int) -> dict[str, Any]:
     """One fit and its error on the held-out rows, as ``peers_report.py`` reads it; no arm: the constant predictor."""
     is_classification = dataset.task.is_classification
-    stratify = dataset.y if is_classification and np.bincount(dataset.y).min() > 1 else None
-    train, test = train_test_split(np.arange(dataset.n_rows), test_size=0.25, stratify=stratify, random_state=seed)
+    train, test = split(dataset, seed)
     started = time.perf_counter()
     if arm is None:
         fitted: Any = DummyClassifier(strategy="prior") if is_classification else DummyRegressor()
