@@ -55,6 +55,15 @@ def test_the_report_says_who_is_ahead(study, results, tmp_path):
     assert study.show(study.read(tmp_path / "rows.csv"), "autometa") == text
 
 
+def test_a_small_budget_is_set_against_a_large_one(study, results):
+    runs = study.read(results)
+    early = runs[runs["peer"] == "rival"].assign(peer="autometa", budget=1.0)  # d0 without a model
+    early.loc[early["dataset"] == "d1", "error"] -= 0.05
+    early.loc[early["dataset"] == "d2", "error"] = float("nan")
+    report = study.head_start(early, runs, "autometa")
+    assert "| rival | 1 | 7 | 1 | 0.89 [" in report
+
+
 def test_holm_corrects_by_the_number_of_hypotheses_left(study):
     corrected = study.holm(pd.Series({"a": 0.01, "b": 0.04, "c": 0.03}))
     assert corrected.to_dict() == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})

@@ -1,6 +1,6 @@
 """Side-by-side runs of AutoML libraries, read: mean rank, normalised error, every table, failures and overruns.
 
-    python experiments/anytime/peers_report.py RESULTS.jsonl [--focus autometa] [--budget 10] [--rows ROWS.csv]
+    python experiments/anytime/peers_report.py RESULTS.jsonl [--focus autometa] [--budget 60] [--early 10] [--rows CSV]
 
 RESULTS holds one JSON object per run, as the runner of ``README.md`` writes it: dataset, task, peer, budget, seed,
 status, metrics, fit_s. ``--rows`` keeps what is read here as a small CSV, which can be given in place of RESULTS.
@@ -8,7 +8,8 @@ status, metrics, fit_s. ``--rows`` keeps what is read here as a small CSV, which
 Error: 1 - ROC AUC for two classes, log loss for more, RMSE for numbers; mean over seeds. Normalised error: 0 = the best
 of all on this table, 1 = the constant predictor (``dummy``, if it was run; else the worst). A run that gave no model
 counts as the constant predictor. Intervals are 95 % bootstraps over tables; the primary endpoint is the difference in
-mean normalised error to each other library, its p-values corrected by Holm.
+mean normalised error to each other library, its p-values corrected by Holm. ``--early`` sets the focus at a smaller
+budget against the others at ``--budget``.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def summarise(runs: pd.DataFrame, focus: str) -> dict[str, dict[str, Any]]:
             "rank": bootstrap_interval(ranks[peer].to_numpy()),
             "normalised_error": bootstrap_interval(scaled[peer].to_numpy()),
             "failed": int(part["error"].isna().sum()),
+            "mean_seconds": float(part["fit_seconds"].mean()),
             "most_seconds": float(part["fit_seconds"].max()),
         }
         if peer != focus:
@@ -105,7 +107,7 @@ def show(runs: pd.DataFrame, focus: str) -> str:
     names = list(report)
     lines = [
         f"{len(table)} tables", "",
-        "| library | mean rank | normalised error | behind | p (Holm) | better / worse on | no model | most seconds |",
+        "| library | mean rank | normalised error | behind | p (Holm) | better / worse | no model | seconds, most |",
         "|---" * 8 + "|",
     ]  # fmt: skip
     for peer, block in report.items():
@@ -116,12 +118,27 @@ def show(runs: pd.DataFrame, focus: str) -> str:
                 f"{block['p']:.4f}",
                 f"{block['focus_better']} / {block['focus_worse']}",
             ]
+        seconds = f"{block['mean_seconds']:.1f}, {block['most_seconds']:.1f}"
         cells = [_interval(block["rank"], 1), _interval(block["normalised_error"]), *duel]
-        lines.append(f"| {peer} | {' | '.join(cells)} | {block['failed']} | {block['most_seconds']:.1f} |")
+        lines.append(f"| {peer} | {' | '.join(cells)} | {block['failed']} | {seconds} |")
     lines += ["", "| table | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for dataset, row in table[names].iterrows():
         cells = ["none" if np.isnan(v) else f"**{v:.4g}**" if v == row.min() else f"{v:.4g}" for v in row]
         lines.append(f"| {dataset} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def head_start(early: pd.DataFrame, late: pd.DataFrame, focus: str) -> str:
+    """The focus of the runs ``early`` against each other library of the runs ``late``, on the tables that both have."""
+    table = errors(late)
+    own = early[early["peer"] == focus].groupby("dataset")["error"].mean().fillna(np.inf)
+    own = own[own.index.isin(table.index)]
+    lines = ["", f"| {focus} early against | better | equal | worse | share not worse |", "|---" * 5 + "|"]
+    for peer in (peer for peer in summarise(late, focus) if peer != focus):
+        other = table.loc[own.index, peer].fillna(np.inf)
+        better, equal = own < other, own == other
+        share = bootstrap_interval((better | equal).to_numpy(float))
+        lines.append(f"| {peer} | {better.sum()} | {equal.sum()} | {(own > other).sum()} | {_interval(share, 2)} |")
     return "\n".join(lines)
 
 
@@ -135,13 +152,16 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--focus", default="autometa")
     parser.add_argument("--budget", type=float, default=10.0)
+    parser.add_argument("--early", type=float)
     parser.add_argument("--rows", type=Path)
     arguments = parser.parse_args()
-    runs = read(arguments.results)
-    runs = runs[runs["budget"] == arguments.budget]
+    everything = read(arguments.results)
+    runs, early = (everything[everything["budget"] == budget] for budget in (arguments.budget, arguments.early))
     if arguments.rows is not None:
-        runs.to_csv(arguments.rows, index=False, float_format="%.6g")
+        pd.concat([early, runs]).to_csv(arguments.rows, index=False, float_format="%.6g")
     print(show(runs, arguments.focus))
+    if len(early):
+        print(head_start(early, runs, arguments.focus))
 
 
 if __name__ == "__main__":
