@@ -55,6 +55,11 @@ def test_the_report_says_who_is_ahead(study, results, tmp_path):
     assert study.show(study.read(tmp_path / "rows.csv"), "autometa") == text
 
 
+def test_error_is_drawn_over_seconds(study, results, tmp_path):
+    study.plot(study.read(results), "autometa", tmp_path / "plot.svg")
+    assert "<svg" in (tmp_path / "plot.svg").read_text("utf-8")
+
+
 def test_a_small_budget_is_set_against_a_large_one(study, results):
     runs = study.read(results)
     early = runs[runs["peer"] == "rival"].assign(peer="autometa", budget=1.0)  # d0 without a model

@@ -20,8 +20,8 @@ from autometa.metrics import METRICS
 from autometa.records import Evaluation, Status
 from autometa.search_space import SearchSpace
 from autometa.tuning import Budget, WarmStart, tune
+from autometa.tuning.allowance import Allowance
 from autometa.tuning.proposals import FIXED_SECONDS, Proposer, estimated_score, suggest, trial_params
-from autometa.tuning.tuner import _Search
 from autometa.workers import shared_workers
 
 
@@ -315,17 +315,17 @@ def test_what_cannot_be_cut_short_is_stopped_when_it_takes_much_longer_than_expe
     keeper = Candidate("keeper", {"keep": 0.5})
     known = Evaluation("x", keeper, Status.OK, {"rmse": (-1.0,)}, (0.1,))
     with Evaluator(dataset, families=[Keeper(), lightgbm], metrics=["rmse"]) as evaluator:
-        state = _Search(evaluator, None, METRICS["rmse"], Budget(10.0), 1, None, None, False)
-        assert state._patience(keeper, 0.5, 8.0) == 8.0  # there is no model yet
-        state.evaluations.append(known)
-        assert state._patience(keeper, 0.5, 8.0) == 1.5
-        assert state._patience(keeper, 0.01, 8.0) == 1.0
-        assert state._patience(keeper, 5.0, 8.0) == 8.0
-        assert state._patience(keeper, math.nan, 8.0) == 8.0
-        assert state._patience(keeper, 0.5, None) is None
-        assert state._patience(lightgbm.default_candidate(), 0.5, 8.0) == 8.0
-        state.budget = Budget(10.0, max_trials=3)
-        assert state._patience(keeper, 0.5, 8.0) == 8.0
+        allowance = Allowance(evaluator, METRICS["rmse"], Budget(10.0), 1, 0, [])
+        assert allowance.patience(keeper, 0.5, 8.0) == 8.0  # there is no model yet
+        allowance.evaluations.append(known)
+        assert allowance.patience(keeper, 0.5, 8.0) == 1.5
+        assert allowance.patience(keeper, 0.01, 8.0) == 1.0
+        assert allowance.patience(keeper, 5.0, 8.0) == 8.0
+        assert allowance.patience(keeper, math.nan, 8.0) == 8.0
+        assert allowance.patience(keeper, 0.5, None) is None
+        assert allowance.patience(lightgbm.default_candidate(), 0.5, 8.0) == 8.0
+        allowance.budget = Budget(10.0, max_trials=3)
+        assert allowance.patience(keeper, 0.5, 8.0) == 8.0
 
 
 @pytest.mark.parametrize(("fit_seconds", "reserved"), [(2.0, 1.5 * 2.0 * 1.25), (6.0, 0.0)])
@@ -335,8 +335,8 @@ def test_time_for_a_new_fit_is_kept_unless_it_would_take_most_of_the_budget(data
         known = Evaluation(
             "x", Candidate("keeper", {"keep": 0.5}), Status.OK, {"rmse": (-1.0,)}, (fit_seconds,), n_train_rows=rows
         )
-        state = _Search(evaluator, None, METRICS["rmse"], Budget(10.0), 1, None, None, True, evaluations=[known])
-        assert state.reserve() == pytest.approx(0.45 + reserved, rel=0.02)
+        allowance = Allowance(evaluator, METRICS["rmse"], Budget(10.0), 1, 1, [known])
+        assert allowance.reserve() == pytest.approx(0.45 + reserved, rel=0.02)
 
 
 def test_units_of_work_do_not_depend_on_time(dataset):

@@ -1,6 +1,6 @@
 """Side-by-side runs of AutoML libraries, read: mean rank, normalised error, every table, failures and overruns.
 
-    python experiments/anytime/peers_report.py RESULTS.jsonl [--focus autometa] [--budget 60] [--early 10] [--rows CSV]
+    python experiments/anytime/peers_report.py RESULTS.jsonl [--budget 60] [--early 10] [--rows CSV] [--plot SVG]
 
 RESULTS holds one JSON object per run, as the runner of ``README.md`` writes it: dataset, task, peer, budget, seed,
 status, metrics, fit_s. ``--rows`` keeps what is read here as a small CSV, which can be given in place of RESULTS.
@@ -9,7 +9,7 @@ Error: 1 - ROC AUC for two classes, log loss for more, RMSE for numbers; mean ov
 of all on this table, 1 = the constant predictor (``dummy``, if it was run; else the worst). A run that gave no model
 counts as the constant predictor. Intervals are 95 % bootstraps over tables; the primary endpoint is the difference in
 mean normalised error to each other library, its p-values corrected by Holm. ``--early`` sets the focus at a smaller
-budget against the others at ``--budget``.
+budget against the others at ``--budget``. ``--plot`` draws normalised error over the seconds that ``fit`` really took.
 """
 
 from __future__ import annotations
@@ -142,6 +142,24 @@ def head_start(early: pd.DataFrame, late: pd.DataFrame, focus: str) -> str:
     return "\n".join(lines)
 
 
+def plot(runs: pd.DataFrame, focus: str, path: Path) -> None:
+    """Mean normalised error and its interval over the mean seconds of ``fit``, one point a library."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "autometa"
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for peer, block in summarise(runs, focus).items():
+        middle, low, high = block["normalised_error"]
+        spread, colour = [[middle - low], [high - middle]], "C3" if peer == focus else "C0"
+        axes.errorbar(block["mean_seconds"], middle, yerr=spread, fmt="o", ms=4, lw=1, color=colour)
+        axes.annotate(peer, (block["mean_seconds"], middle), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", xlabel="seconds of fit, mean over tables", ylabel="normalised error", ylim=(0, None))
+    figure.savefig(path, metadata={"Date": None})
+
+
 def _interval(values: tuple[float, float, float], digits: int = 3) -> str:
     middle, low, high = (f"{v:.{digits}f}" for v in values)
     return f"{middle} [{low}, {high}]"
@@ -154,6 +172,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=10.0)
     parser.add_argument("--early", type=float)
     parser.add_argument("--rows", type=Path)
+    parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     everything = read(arguments.results)
     runs, early = (everything[everything["budget"] == budget] for budget in (arguments.budget, arguments.early))
@@ -162,6 +181,8 @@ def main() -> None:
     print(show(runs, arguments.focus))
     if len(early):
         print(head_start(early, runs, arguments.focus))
+    if arguments.plot is not None:
+        plot(runs, arguments.focus, arguments.plot)
 
 
 if __name__ == "__main__":
