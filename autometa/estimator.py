@@ -43,10 +43,11 @@ from autometa.probing import BUDGET_SECONDS
 from autometa.progress import CallbackSupportMixin, progress_line, with_callbacks
 from autometa.records import Ledger
 from autometa.report import json_rows, run_record, summarise, write_report
+from autometa.resident_memory import free_memory_mb
 from autometa.selection import Selection, select
 from autometa.tuning import Budget, SharedStudy, TuningResult, tune
 from autometa.tuning.storage import snapshot, study_name
-from autometa.workers import free_memory_mb, shared_workers
+from autometa.workers import shared_workers
 
 if TYPE_CHECKING:
     from autometa.experience import Experience

@@ -14,12 +14,14 @@ from autometa.family import Candidate, ModelFamily
 from autometa.meta_model.belief import Belief, Covariance, Prior, ScalePrior, SecondsPrior
 from autometa.search_space import SearchSpace
 from autometa.tuning import Budget, DatasetPolicy, MetaSampler
+from autometa.tuning.costs import Costs
 from autometa.tuning.extension import extend
 from autometa.tuning.handover import Handover, Surrogate
 from autometa.tuning.history import Outcome, thinned
+from autometa.tuning.knowledge import Knowledge
 from autometa.tuning.neighbourhood import at_random
 from autometa.tuning.proposals import suggest, trial_params
-from autometa.tuning.ranking import Costs, Knowledge, Ranker, _others_first
+from autometa.tuning.ranking import Ranker, _others_first
 from autometa.tuning.spaces import Spaces
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

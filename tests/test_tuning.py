@@ -21,7 +21,8 @@ from autometa.records import Evaluation, Status
 from autometa.search_space import SearchSpace
 from autometa.tuning import Budget, WarmStart, tune
 from autometa.tuning.allowance import Allowance
-from autometa.tuning.proposals import FIXED_SECONDS, Proposer, estimated_score, suggest, trial_params
+from autometa.tuning.costs import FIXED_SECONDS
+from autometa.tuning.proposals import Proposer, estimated_score, suggest, trial_params
 from autometa.workers import shared_workers
 
 

@@ -18,7 +18,8 @@ import pytest
 from waiting import wait_until
 
 from autometa.records import Status
-from autometa.workers import Failure, WorkerError, WorkerPool, memory_guard, shared_workers
+from autometa.resident_memory import memory_guard
+from autometa.workers import Failure, WorkerError, WorkerPool, shared_workers
 
 
 @pytest.fixture(scope="module")

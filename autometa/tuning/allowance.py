@@ -12,9 +12,9 @@ from autometa.families._deadlines import ends_in_time
 from autometa.family import Candidate
 from autometa.metrics import Metric
 from autometa.records import Evaluation
+from autometa.resident_memory import free_memory_mb
 from autometa.tuning.budget import Budget
 from autometa.tuning.recall import absent, recall_seconds
-from autometa.workers import free_memory_mb
 
 _REFIT_MARGIN = 1.5
 _MAX_REFIT_SHARE = 0.4

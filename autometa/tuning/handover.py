@@ -16,7 +16,7 @@ from autometa.tuning.spaces import Floats, Spaces
 
 if TYPE_CHECKING:
     from autometa.meta_model.belief import Belief
-    from autometa.tuning.ranking import Knowledge
+    from autometa.tuning.knowledge import Knowledge
 
 _MAX_LOG_RATIO = 3.0
 _TOLERANCE = 0.1

@@ -15,12 +15,13 @@ from scipy.special import ndtr
 from autometa.family import Candidate, ModelFamily
 from autometa.records import Evaluation, Status
 from autometa.tuning.budget import Budget
+from autometa.tuning.costs import Costs, trial_seconds, within
 from autometa.tuning.ensemble_gain import EnsembleValue
 from autometa.tuning.handover import Handover
 from autometa.tuning.history import CANDIDATE, WORKER, Outcome
+from autometa.tuning.knowledge import Knowledge
 from autometa.tuning.neighbourhood import SupportsSample
-from autometa.tuning.ranking import FIXED_SECONDS as FIXED_SECONDS
-from autometa.tuning.ranking import Choice, Costs, Knowledge, Ranker, trial_seconds, within
+from autometa.tuning.ranking import Choice, Ranker
 from autometa.tuning.spaces import Floats, Spaces
 from autometa.tuning.warm_start import WarmStartReport, report
 

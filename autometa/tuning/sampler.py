@@ -15,11 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autometa.family import Candidate, ModelFamily
 from autometa.tuning.budget import Budget
+from autometa.tuning.costs import Costs, within
 from autometa.tuning.ensemble_gain import EnsembleValue
 from autometa.tuning.handover import Handover
 from autometa.tuning.history import SOURCE, Outcome, outcomes
+from autometa.tuning.knowledge import Knowledge
 from autometa.tuning.neighbourhood import SupportsSample
-from autometa.tuning.ranking import Choice, Costs, Knowledge, Ranker, within
+from autometa.tuning.ranking import Choice, Ranker
 from autometa.tuning.sources import knowledge_from_studies
 from autometa.tuning.spaces import FAMILY, MISSING, Spaces
 from autometa.tuning.warm_start import WarmStartReport, report

@@ -16,8 +16,8 @@ from autometa.search_space import SearchSpace
 from autometa.tuning.extension import extend
 from autometa.tuning.handover import Surrogate
 from autometa.tuning.history import Outcome, outcomes
+from autometa.tuning.knowledge import Knowledge
 from autometa.tuning.neighbourhood import at_random
-from autometa.tuning.ranking import Knowledge
 from autometa.tuning.spaces import FAMILY, Floats, Spaces
 
 _N_BEST = 10

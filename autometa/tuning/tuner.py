@@ -19,8 +19,9 @@ from autometa.metrics import Metric
 from autometa.records import Evaluation, Ledger, LedgerEntry, Status
 from autometa.tuning.allowance import Allowance
 from autometa.tuning.budget import Budget
+from autometa.tuning.costs import FIXED_SECONDS
 from autometa.tuning.library import library
-from autometa.tuning.proposals import FIXED_SECONDS, OUTCOMES, Proposal, Proposer, WarmStart, estimated_score
+from autometa.tuning.proposals import OUTCOMES, Proposal, Proposer, WarmStart, estimated_score
 from autometa.tuning.recall import recall
 from autometa.tuning.result import TuningResult
 from autometa.tuning.stopping import reason_to_end, rival

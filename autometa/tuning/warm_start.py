@@ -15,7 +15,7 @@ from autometa.tuning.neighbourhood import at_random
 from autometa.tuning.spaces import Floats
 
 if TYPE_CHECKING:
-    from autometa.tuning.ranking import Knowledge
+    from autometa.tuning.knowledge import Knowledge
 
 HORIZON = 100
 """A cold start that takes longer counts as this many trials."""
