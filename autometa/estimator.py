@@ -46,7 +46,7 @@ from autometa.report import json_rows, run_record, summarise, write_report
 from autometa.resident_memory import free_memory_mb
 from autometa.selection import Selection, select
 from autometa.tuning import Budget, SharedStudy, TuningResult, tune
-from autometa.tuning.storage import snapshot, study_name
+from autometa.tuning.study import snapshot, study_name
 from autometa.workers import shared_workers
 
 if TYPE_CHECKING:

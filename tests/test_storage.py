@@ -33,7 +33,9 @@ from autometa.records import Evaluation, Status
 from autometa.tuning import Budget, WarmStart, tune
 from autometa.tuning.history import CANDIDATE, WORKER
 from autometa.tuning.proposals import start_trial
-from autometa.tuning.storage import EVALUATION, SharedStudy, as_storage, record, restore, study_name
+from autometa.tuning.shared_study import EVALUATION, SharedStudy, record, restore
+from autometa.tuning.storage import as_storage
+from autometa.tuning.study import study_name
 
 RMSE = METRICS["rmse"]
 

@@ -6,7 +6,7 @@ from autometa.tuning.neighbourhood import DatasetPolicy
 from autometa.tuning.proposals import WarmStart
 from autometa.tuning.result import TuningResult
 from autometa.tuning.sampler import MetaSampler
-from autometa.tuning.storage import SharedStudy
+from autometa.tuning.shared_study import SharedStudy
 from autometa.tuning.tuner import tune
 from autometa.tuning.warm_start import WarmStartReport
 

@@ -24,8 +24,9 @@ from autometa.tuning.library import library
 from autometa.tuning.proposals import OUTCOMES, Proposal, Proposer, WarmStart, estimated_score
 from autometa.tuning.recall import recall
 from autometa.tuning.result import TuningResult
+from autometa.tuning.shared_study import SharedStudy
 from autometa.tuning.stopping import reason_to_end, rival
-from autometa.tuning.storage import SharedStudy, new_study, quiet_optuna
+from autometa.tuning.study import new_study, quiet_optuna
 from autometa.workers import one_line
 
 

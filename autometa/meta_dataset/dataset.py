@@ -1,10 +1,8 @@
-"""What was measured on earlier datasets: evaluations and meta-features, split by group of related datasets only."""
+"""Evaluations of candidates on many datasets, with meta-features and groups."""
 
 from __future__ import annotations
 
 import json
-import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,9 +14,12 @@ import pandas as pd
 
 from autometa.exceptions import ArtefactError
 from autometa.family import Candidate
-
-DEFAULT_METRIC = "score"
-"""Name of the metric of a table without a ``metric`` column."""
+from autometa.meta_dataset.checks import (
+    check_column,
+    checked_evaluations,
+    checked_meta_features,
+    found_groups,
+)
 
 SMALL_ROWS = "small_rows.parquet"
 """File beside a corpus with scores after training on few rows; it may be missing."""
@@ -29,60 +30,10 @@ LARGE_ROWS = "large_rows.parquet"
 ROW_FEATURES = {"log_rows": 1.0, "log_smallest_class_rows": 1.0, "log_columns_per_row": -1.0}
 """Meta-features that change with the rows of a table, and by how much for each power of ten."""
 
-_REQUIRED = ("dataset", "family", "score")
-_KEPT = ("dataset", "family", "config", "key", "metric", "score", "seconds", "standard_error")
-_ERROR_NAMES = ("standard_error", "score_standard_error", "noise")
-_LEAST_POWERS = 0.15
-_VALUES = ["score", "seconds", "standard_error"]
-
-
-def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with sorted keys, plain numbers and no nulls; two that mean the same become equal.
-
-    ``None`` and NaN say the same as an absent key, and 5.0 says the same as 5.
-    """
-    plain = {str(name): _plain(value) for name, value in config.items()}
-    return {name: plain[name] for name in sorted(plain) if plain[name] is not None}
-
-
-def candidate_key(family: str, config: Mapping[str, Any]) -> str:
-    """Canonical text of a candidate, by which evaluations on different datasets are matched."""
-    return f"{family} {json.dumps(canonical_config(config))}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        return int(value) if value.is_integer() and abs(value) < 1e15 else value
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, Mapping):
-        return json.dumps(canonical_config(value))
-    return json.dumps([_plain(v) for v in value]) if isinstance(value, list | tuple) else str(value)
-
-
 UNIT_FEATURES = {"rmse": "constant_log_rmse", "mae": "constant_log_rmse"}
 """Metrics in the units of the target -> meta-feature with the decimal logarithm of the best constant's RMSE."""
 
-
-def row_features(meta_features: Any, powers: Any) -> dict[str, Any]:
-    """What :data:`ROW_FEATURES` would be, for the same table with ``10 ** powers`` times the rows.
-
-    Parameters
-    ----------
-    meta_features : mapping or DataFrame
-        Of one dataset, or of one per row.
-    powers : float or Series
-
-    Examples
-    --------
-    >>> row_features({"log_rows": 3.0, "log_columns": 1.0}, 0.5)
-    {'log_rows': 3.5}
-    """
-    return {name: meta_features[name] + sign * powers for name, sign in ROW_FEATURES.items() if name in meta_features}
+_LEAST_POWERS = 0.15
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,13 +93,13 @@ class MetaDataset:
         >>> MetaDataset.from_frames(runs, pd.DataFrame({"dataset": ["a", "b"], "rows": [100, 200]}))
         MetaDataset(2 datasets in 2 groups, 1 candidates, metrics: score)
         """
-        table = _check_evaluations(evaluations)
+        table = checked_evaluations(evaluations)
         if "train_rows" in evaluations.columns and evaluations["train_rows"].notna().any():
             raise ValueError(
                 "evaluations must be of all training rows. Got rows with train_rows: pass those to with_small_rows()."
             )
-        features = _check_meta_features(meta_features, table["dataset"].unique())
-        series = _find_groups(groups, evaluations, features)
+        features = checked_meta_features(meta_features, table["dataset"].unique())
+        series = found_groups(groups, evaluations, features)
         features = features.drop(columns="group", errors="ignore")
         if "task" in evaluations.columns and "task" not in features.columns:
             tasks = evaluations.assign(dataset=evaluations["dataset"].astype(str)).groupby("dataset")["task"].first()
@@ -317,17 +268,17 @@ class MetaDataset:
         ValueError
             One sentence on what is wrong with the table.
         """
-        _check_column(scores, "table")
+        check_column(scores, "table")
         found = self._measured_at(scores.assign(dataset=scores["table"]), "n_rows")
         return self if found is None else replace(self, large_rows=found)
 
     def _measured_at(self, scores: pd.DataFrame, size: str) -> pd.DataFrame | None:
         """Scores of these datasets in canonical form, with their size in a column; ``None``: there are none."""
-        _check_column(scores, size)
+        check_column(scores, size)
         known = scores["dataset"].astype(str).isin(self.datasets)
         known &= np.isfinite(pd.to_numeric(scores["score"], errors="coerce").to_numpy(dtype=float))
         parts = [
-            _check_evaluations(part).assign(**{size: int(float(str(value)))})
+            checked_evaluations(part).assign(**{size: int(float(str(value)))})
             for value, part in scores[known].groupby(size)
         ]
         return pd.concat(parts, ignore_index=True) if parts else None
@@ -355,6 +306,23 @@ class MetaDataset:
         )
 
 
+def row_features(meta_features: Any, powers: Any) -> dict[str, Any]:
+    """What :data:`ROW_FEATURES` would be, for the same table with ``10 ** powers`` times the rows.
+
+    Parameters
+    ----------
+    meta_features : mapping or DataFrame
+        Of one dataset, or of one per row.
+    powers : float or Series
+
+    Examples
+    --------
+    >>> row_features({"log_rows": 3.0, "log_columns": 1.0}, 0.5)
+    {'log_rows': 3.5}
+    """
+    return {name: meta_features[name] + sign * powers for name, sign in ROW_FEATURES.items() if name in meta_features}
+
+
 def group_folds(groups: pd.Series, n_folds: int, *, seed: int = 0) -> list[int]:
     """Fold of each distinct group (in order of appearance): large groups first, each to the smallest fold."""
     sizes = groups.value_counts(sort=False).reindex(groups.drop_duplicates())
@@ -364,129 +332,3 @@ def group_folds(groups: pd.Series, n_folds: int, *, seed: int = 0) -> list[int]:
         folds[i] = int(load.argmin())
         load[folds[i]] += sizes.iloc[i]
     return [int(f) for f in folds]
-
-
-def _check_column(scores: pd.DataFrame, name: str) -> None:
-    if name not in scores.columns:
-        raise ValueError(f"The scores must have a column {name!r}. Got {', '.join(map(str, scores.columns))}.")
-
-
-def _check_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:
-    if not isinstance(evaluations, pd.DataFrame):
-        raise ValueError(f"evaluations must be a pandas DataFrame. Got {type(evaluations).__name__} instead.")
-    missing = [name for name in _REQUIRED if name not in evaluations.columns]
-    if missing:
-        raise ValueError(f"evaluations must have the columns {', '.join(_REQUIRED)}. Missing: {', '.join(missing)}.")
-    errors = next((name for name in _ERROR_NAMES if name in evaluations.columns), None)
-    table = pd.DataFrame(
-        {
-            "dataset": evaluations["dataset"].astype(str).to_numpy(),
-            "family": evaluations["family"].astype(str).to_numpy(),
-            "config": _config_texts(evaluations),
-            "metric": (
-                evaluations["metric"].astype(str).to_numpy() if "metric" in evaluations.columns else DEFAULT_METRIC
-            ),
-            "score": _numbers(evaluations, "score"),
-            "seconds": _numbers(evaluations, "seconds") + np.nan_to_num(_numbers(evaluations, "predict_seconds")),
-            "standard_error": _numbers(evaluations, errors),
-        }
-    )
-    table["key"] = table["family"] + " " + table["config"]
-    table = table.loc[np.isfinite(table["score"]), list(_KEPT)]
-    if table.empty:
-        raise ValueError("evaluations must hold at least one finite score. Got none.")
-    return _average_repeats(evaluations, table).reset_index(drop=True)
-
-
-def _average_repeats(evaluations: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """One row per dataset, candidate and metric."""
-    cell = ["dataset", "key", "metric"]
-    if not table.duplicated(cell).any():
-        return table
-    if "config_id" in evaluations.columns:
-        ids = evaluations["config_id"].iloc[table.index].astype(str).groupby(table["key"].to_numpy()).nunique()
-        if (ids > 1).any():
-            warnings.warn(
-                f"{int((ids > 1).sum())} candidates have several values of config_id with equal family and config; "
-                "their scores are averaged.", UserWarning, stacklevel=4,
-            )  # fmt: skip
-    values = table.groupby(cell, sort=False)[_VALUES].mean()
-    first = table.drop_duplicates(cell).set_index(cell)
-    first[_VALUES] = values
-    return first.reset_index()[list(_KEPT)]
-
-
-def _numbers(frame: pd.DataFrame, name: str | None) -> Any:
-    if name is None or name not in frame.columns:
-        return np.full(len(frame), np.nan)
-    values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    return np.where(np.isfinite(values), values, np.nan)
-
-
-def _config_texts(evaluations: pd.DataFrame) -> Any:
-    """Canonical JSON of each row's configuration; each distinct text is read once."""
-    if "config" not in evaluations.columns:
-        return np.full(len(evaluations), "{}", dtype=object)
-    seen: dict[str, str] = {}
-    texts = []
-    for value in evaluations["config"]:
-        text = value if isinstance(value, str) else None
-        if text is None or text not in seen:
-            canonical = json.dumps(canonical_config(_read_config(value)))
-            if text is None:
-                texts.append(canonical)
-                continue
-            seen[text] = canonical
-        texts.append(seen[text])
-    return np.array(texts, dtype=object)
-
-
-def _read_config(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, Mapping):
-        return value
-    if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
-        return {}
-    try:
-        config = json.loads(value)
-    except (TypeError, ValueError):
-        config = value
-    if config is None:
-        return {}
-    if not isinstance(config, dict):
-        raise ValueError(f"Each config must be a mapping or the JSON text of one. Got {value!r} instead.")
-    return config
-
-
-def _check_meta_features(meta_features: pd.DataFrame, datasets: Iterable[str]) -> pd.DataFrame:
-    if not isinstance(meta_features, pd.DataFrame):
-        raise ValueError(f"meta_features must be a pandas DataFrame. Got {type(meta_features).__name__} instead.")
-    if "dataset" not in meta_features.columns:
-        if meta_features.index.name != "dataset":
-            raise ValueError("meta_features must have a column 'dataset' with one row per dataset.")
-        meta_features = meta_features.reset_index()
-    features = meta_features.assign(dataset=meta_features["dataset"].astype(str)).set_index("dataset")
-    features.columns = features.columns.astype(str)
-    if not features.index.is_unique:
-        twice = features.index[features.index.duplicated()].unique().tolist()[:5]
-        raise ValueError(f"meta_features must have one row per dataset. {twice} occur more than once.")
-    without = [d for d in datasets if d not in features.index]
-    if without:
-        raise ValueError(f"Every dataset of evaluations needs a row in meta_features. {without[:5]} have none.")
-    measured = set(datasets)
-    return features.loc[[d for d in features.index if d in measured]]
-
-
-def _find_groups(
-    groups: Mapping[Any, Any] | pd.Series | None, evaluations: pd.DataFrame, features: pd.DataFrame
-) -> pd.Series:
-    if groups is None and "group" in features.columns:
-        groups = features["group"]
-    if groups is None and "group" in evaluations.columns:
-        groups = evaluations.assign(dataset=evaluations["dataset"].astype(str)).groupby("dataset")["group"].first()
-    if groups is None:
-        return pd.Series(features.index, index=features.index, name="group")
-    known = {str(name): str(group) for name, group in dict(groups).items()}
-    missing = [d for d in features.index if d not in known]
-    if missing:
-        raise ValueError(f"groups must name the group of every dataset. {missing[:5]} have none.")
-    return pd.Series([known[d] for d in features.index], index=features.index, name="group")

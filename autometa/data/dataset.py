@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,37 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from autometa.data.kinds import ColumnKind, TaskType, infer_kinds, infer_task, is_real_number
+from autometa.data.reading import as_frame, as_series, check_columns, listing, read_table
+from autometa.data.sampling import stratified_sample
 from autometa.exceptions import DataError
 from autometa.fingerprint import content_fingerprint
-
-MAX_CATEGORIES = 254
-"""A column with more distinct values than this is treated as text (its code must fit one byte with room to spare)."""
-
-_KIND_SAMPLE_ROWS = 20_000
-_MAX_CLASS_LABELS = 20
-
-
-class TaskType(StrEnum):
-    """What is predicted."""
-
-    BINARY = "binary"
-    MULTICLASS = "multiclass"
-    REGRESSION = "regression"
-
-    @property
-    def is_classification(self) -> bool:
-        return self is not TaskType.REGRESSION
-
-
-class ColumnKind(StrEnum):
-    """How a column is read. ``EMPTY`` columns (constant or all missing) carry nothing and are left out."""
-
-    NUMERIC = "numeric"
-    BOOLEAN = "boolean"
-    CATEGORICAL = "categorical"
-    DATETIME = "datetime"
-    TEXT = "text"
-    EMPTY = "empty"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +91,7 @@ class Dataset:
         check_columns(frame)
         if target not in frame.columns:
             raise DataError(
-                f"The target column {target!r} is not in the table. Its columns are {_listing(frame.columns)}."
+                f"The target column {target!r} is not in the table. Its columns are {listing(frame.columns)}."
             )
         drop = [target]
         for label in ("groups", "time", "sample_weight"):
@@ -250,163 +223,6 @@ def as_dataset(
     return Dataset.from_arrays(data, y, **options)
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV (also compressed) or Parquet file as a DataFrame; DataError in one sentence where it cannot be read."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"There is no file {str(path)!r}.")
-    try:
-        if path.suffix in {".parquet", ".pq"}:
-            return pd.read_parquet(path)
-        _check_header(path)
-        return pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",", low_memory=False)
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"The file {str(path)!r} cannot be read as a table: {error}") from error
-
-
-def _check_header(path: Path) -> None:
-    """Duplicate names in a CSV header; pandas would quietly rename them."""
-    header = pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",", header=None, nrows=1, dtype=str)
-    names = header.iloc[0]
-    twice = names[names.notna() & names.duplicated()].unique().tolist()
-    if twice:
-        raise DataError(f"Column names must be unique. {_listing(twice)} occur more than once in {str(path)!r}.")
-
-
-def as_frame(X: Any) -> pd.DataFrame:
-    """Pandas view of a pandas, polars or array-like table. Array columns are named ``x0, x1, ...``."""
-    if isinstance(X, pd.DataFrame):
-        return X
-    if isinstance(X, pd.Series):
-        return X.to_frame()
-    if hasattr(X, "to_pandas"):
-        return pd.DataFrame(X.to_pandas())
-    if hasattr(X, "toarray"):
-        raise DataError("Sparse input is not supported: convert it with .toarray() if it fits in memory.")
-    values = np.asarray(X)
-    if values.dtype.kind == "c":
-        raise DataError("Complex data not supported.")
-    if values.ndim != 2:
-        raise DataError(f"X must be a table of rows and columns. Got {values.ndim} dimension(s). Reshape your data.")
-    frame = pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
-    return frame.infer_objects() if values.dtype == object else frame
-
-
-def check_columns(frame: pd.DataFrame) -> None:
-    """Raise ``DataError`` unless the columns are one flat level of unique names."""
-    if frame.columns.nlevels > 1:
-        raise DataError("Columns must have one level of names. Flatten the MultiIndex first.")
-    if not frame.columns.is_unique:
-        twice = frame.columns[frame.columns.duplicated()].unique().tolist()
-        raise DataError(f"Column names must be unique. {_listing(twice)} occur more than once.")
-
-
-def infer_task(target: pd.Series) -> TaskType:
-    """Task of a target without missing values; see :meth:`Dataset.from_arrays` for the rule."""
-    labels = target.nunique()
-    if not _is_real_number(target):
-        return TaskType.BINARY if labels <= 2 else TaskType.MULTICLASS
-    values = target.to_numpy(dtype=float)
-    whole = bool(np.all(np.isfinite(values)) and np.all(values == np.round(values)))
-    if whole and labels <= min(_MAX_CLASS_LABELS, max(2, len(target) // 5)):
-        return TaskType.BINARY if labels <= 2 else TaskType.MULTICLASS
-    return TaskType.REGRESSION
-
-
-def infer_kinds(frame: pd.DataFrame) -> dict[Hashable, ColumnKind]:
-    """Kind of each column, from its dtype and, for objects, from up to 20,000 of its values."""
-    return {name: infer_kind(frame[name]) for name in frame.columns}
-
-
-def infer_kind(column: pd.Series) -> ColumnKind:
-    """Kind of one column. Numbers, booleans and ISO dates kept as objects or strings are recognised."""
-    dtype = column.dtype
-    if len(column) > _KIND_SAMPLE_ROWS:
-        sample = column.iloc[np.linspace(0, len(column) - 1, _KIND_SAMPLE_ROWS).astype(int)]
-    else:
-        sample = column
-    if _n_distinct(sample) < 2 and (sample is column or _n_distinct(column) < 2):
-        return ColumnKind.EMPTY
-    if pd.api.types.is_bool_dtype(dtype):
-        return ColumnKind.BOOLEAN
-    if pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
-        return ColumnKind.NUMERIC
-    if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):
-        return ColumnKind.DATETIME
-    if isinstance(dtype, pd.CategoricalDtype):
-        return ColumnKind.CATEGORICAL if sample.nunique() <= MAX_CATEGORIES else ColumnKind.TEXT
-    return _infer_object_kind(sample.dropna())
-
-
-def _infer_object_kind(values: pd.Series) -> ColumnKind:
-    inferred = pd.api.types.infer_dtype(values, skipna=True)
-    if inferred == "boolean":
-        return ColumnKind.BOOLEAN
-    if inferred in {"integer", "floating", "mixed-integer-float", "decimal"}:
-        return ColumnKind.NUMERIC
-    if inferred in {"datetime64", "datetime", "date"}:
-        return ColumnKind.DATETIME
-    strings = values.astype(str)
-    if pd.to_numeric(strings, errors="coerce").notna().all():
-        return ColumnKind.NUMERIC
-    looks_like_dates = strings.iloc[:100].str.match(r"^\d{4}-\d{1,2}-\d{1,2}").all()
-    if looks_like_dates and pd.to_datetime(strings, errors="coerce", format="ISO8601", utc=True).notna().mean() > 0.95:
-        return ColumnKind.DATETIME
-    distinct = strings.nunique()
-    words = float(strings.iloc[:1000].str.count(" ").mean()) + 1
-    if distinct > MAX_CATEGORIES or (words >= 4 and distinct > max(30, 0.5 * len(strings))):
-        return ColumnKind.TEXT
-    return ColumnKind.CATEGORICAL
-
-
-def stratified_sample(y: NDArray[Any], task: TaskType, n_rows: int, seed: int) -> NDArray[np.intp]:
-    """Sorted positions of ``n_rows`` rows with the class shares (or target deciles) of the whole."""
-    rng = np.random.default_rng(seed)
-    if task.is_classification:
-        strata = np.asarray(y)
-    else:
-        strata = np.searchsorted(np.quantile(y, np.linspace(0.1, 0.9, 9)), y)
-    shuffled = rng.permutation(len(y))
-    order = shuffled[np.argsort(strata[shuffled], kind="stable")]
-    start = rng.random()
-    positions = ((np.arange(n_rows) + start) * len(y) / n_rows).astype(np.intp)
-    if task.is_classification:  # a class that systematic sampling stepped over gets two rows back
-        chosen = np.union1d(order[positions], _first_rows(strata, shuffled, per_stratum=2))
-        surplus = len(chosen) - n_rows
-        if surplus > 0:
-            common = np.flatnonzero(strata[chosen] == np.bincount(strata.astype(np.intp)).argmax())
-            spare = max(0, len(common) - 2)  # the commonest class keeps two rows as well
-            chosen = np.delete(chosen, rng.permutation(common)[: min(surplus, spare)])
-        while len(chosen) > n_rows:  # many classes: the one with the most rows left gives the next row
-            largest = np.bincount(strata[chosen].astype(np.intp)).argmax()
-            chosen = np.delete(chosen, rng.choice(np.flatnonzero(strata[chosen] == largest)))
-        return np.sort(chosen)
-    return np.sort(order[positions])
-
-
-def _first_rows(strata: NDArray[Any], shuffled: NDArray[np.intp], per_stratum: int) -> NDArray[np.intp]:
-    rows = pd.Series(strata[shuffled]).groupby(strata[shuffled]).head(per_stratum).index.to_numpy()
-    return np.asarray(shuffled[rows], dtype=np.intp)
-
-
-def as_series(y: Any) -> pd.Series:
-    """One column (pandas, polars, array, list) as a Series with a fresh index."""
-    if hasattr(y, "to_pandas"):
-        y = y.to_pandas()
-    if isinstance(y, pd.Series):
-        return y.reset_index(drop=True)
-    values = y.to_numpy() if isinstance(y, pd.DataFrame) else np.asarray(y)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise DataError(f"y must be one column. Got shape {values.shape} instead.")
-    if values.dtype.kind == "c":
-        raise DataError("Complex data not supported.")
-    return pd.Series(values)
-
-
 def _unboxed(target: pd.Series) -> pd.Series:
     """Numbers kept as objects (Python's own, ``decimal.Decimal``) as a numeric column; anything else as it is."""
     if pd.api.types.is_complex_dtype(target.dtype):
@@ -449,31 +265,10 @@ def _encode_target(target: pd.Series, task: TaskType) -> tuple[NDArray[Any], NDA
         if not np.isfinite(values).all():
             raise DataError("The target must be finite. Got infinite values (inf).")
         return values, None
-    if _is_real_number(target) and not np.isfinite(target.to_numpy(dtype=float)).all():
+    if is_real_number(target) and not np.isfinite(target.to_numpy(dtype=float)).all():
         raise DataError("Class labels must be finite. Got infinite values (inf).")
     try:
         classes, codes = np.unique(target.to_numpy(), return_inverse=True)
     except TypeError:
         classes, codes = np.unique(target.astype(str).to_numpy(), return_inverse=True)
     return codes.astype(np.int64), classes
-
-
-def _is_real_number(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
-
-
-def _n_distinct(column: pd.Series) -> int:
-    try:
-        return int(column.nunique(dropna=False)) if column.notna().any() else 0
-    except (TypeError, NotImplementedError):  # values such as lists, which cannot be hashed
-        return int(column.astype(str).nunique())
-
-
-def _listing(names: Any, most: int = 8) -> str:
-    names = [repr(name) for name in list(names)]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def feature_names(kinds: Mapping[Hashable, ColumnKind], wanted: Sequence[ColumnKind]) -> list[Hashable]:
-    """Names of the columns of the wanted kinds, in table order."""
-    return [name for name, kind in kinds.items() if kind in wanted]
