@@ -55,7 +55,7 @@ def test_the_report_says_who_is_ahead(study, results, tmp_path):
     assert study.show(study.read(tmp_path / "rows.csv"), "autometa") == text
 
 
-def test_error_is_drawn_over_seconds(study, results, tmp_path):
+def test_errors_are_drawn_beside_seconds(study, results, tmp_path):
     study.plot(study.read(results), "autometa", tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text("utf-8")
 

@@ -9,7 +9,7 @@ Error: 1 - ROC AUC for two classes, log loss for more, RMSE for numbers; mean ov
 of all on this table, 1 = the constant predictor (``dummy``, if it was run; else the worst). A run that gave no model
 counts as the constant predictor. Intervals are 95 % bootstraps over tables; the primary endpoint is the difference in
 mean normalised error to each other library, its p-values corrected by Holm. ``--early`` sets the focus at a smaller
-budget against the others at ``--budget``. ``--plot`` draws normalised error over the seconds that ``fit`` really took.
+budget against the others at ``--budget``. ``--plot`` draws normalised error beside the seconds that ``fit`` took.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def head_start(early: pd.DataFrame, late: pd.DataFrame, focus: str) -> str:
 
 
 def plot(runs: pd.DataFrame, focus: str, path: Path) -> None:
-    """Mean normalised error and its interval over the mean seconds of ``fit``, one point a library."""
+    """Mean normalised error with its interval and mean seconds of ``fit``, one line a library, best rank on top."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -151,12 +151,16 @@ def plot(runs: pd.DataFrame, focus: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for peer, block in summarise(runs, focus).items():
+    report = summarise(runs, focus)
+    for place, (peer, block) in enumerate(report.items()):
         middle, low, high = block["normalised_error"]
-        spread, colour = [[middle - low], [high - middle]], "C3" if peer == focus else "C0"
-        axes.errorbar(block["mean_seconds"], middle, yerr=spread, fmt="o", ms=4, lw=1, color=colour)
-        axes.annotate(peer, (block["mean_seconds"], middle), xytext=(4, 3), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="seconds of fit, mean over tables", ylabel="normalised error", ylim=(0, None))
+        colour = "C3" if peer == focus else "C0"
+        axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], fmt="o", ms=5, lw=1.5, color=colour)
+    labels = [f"{peer}, {block['mean_seconds']:.3g} s" for peer, block in report.items()]
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set(xlabel="mean normalised error, 95 % over tables", xlim=(0, None))
+    axes.set_title("best mean rank on top; seconds that fit really took", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
 
 
