@@ -217,7 +217,7 @@ class _Search:
         left = math.inf if self.budget.max_trials is None else self.budget.max_trials - len(seconds)
         if seconds and math.isfinite(self.budget.seconds):
             left = min(left, self.n_jobs * self.budget.remaining / max(float(np.mean(seconds)), FIXED_SECONDS))
-        return self.proposer.expected_best(left)
+        return min(self.proposer.expected_best(left), self.metric.best)  # NaN stays NaN
 
     def _reason_to_end(self) -> str:
         """Why going on brings nothing; empty where it may. Only the clock is cut short, never a number of trials."""
