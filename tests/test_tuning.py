@@ -481,19 +481,19 @@ def test_a_watcher_hears_of_beginnings_with_a_forecast_and_may_end_the_search(da
 
 
 def test_no_score_is_expected_that_a_metric_cannot_have(dataset):
-    class Watcher:
-        finals = []
+    finals = []
 
+    class Watcher:
         def begin(self, candidate, final):
-            self.finals.append(final)
+            finals.append(final)
 
         def __call__(self, ledger):
             return len(ledger) == 3
 
     pool = [Candidate("keeper", {"keep": k}) for k in (1.0, 0.9, 0.5, 0.0)]
     search(dataset, [Keeper()], Budget(max_trials=9), pool, belief_of([3.0, 2.9, 2.0, 1.0]), on_trial=Watcher())
-    assert np.isfinite(Watcher.finals[-1])
-    assert max(Watcher.finals[1:]) <= METRICS["rmse"].best
+    assert np.isfinite(finals[-1])
+    assert max(finals[1:]) <= METRICS["rmse"].best
 
 
 def test_interrupt_keeps_what_was_found(dataset):
