@@ -48,15 +48,16 @@ def test_the_report_says_who_is_ahead(study, results, tmp_path):
     assert report["rival"] | {"focus_better": 8, "focus_worse": 1, "failed": 1} == report["rival"]
     assert report["rival"]["behind"][1] > 0
     assert report["rival"]["p"] < 0.05
-    text = study.show(runs, "autometa")
+    text = study.show(runs, report)
     assert "| numbers | 2 | **1** |" in text
     assert "| d0 | **0.1** | none |" in text
     runs.to_csv(tmp_path / "rows.csv", index=False)
-    assert study.show(study.read(tmp_path / "rows.csv"), "autometa") == text
+    again = study.read(tmp_path / "rows.csv")
+    assert study.show(again, study.summarise(again, "autometa")) == text
 
 
 def test_errors_are_drawn_beside_seconds(study, results, tmp_path):
-    study.plot(study.read(results), "autometa", tmp_path / "plot.svg")
+    study.plot(study.summarise(study.read(results), "autometa"), "autometa", tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text("utf-8")
 
 
@@ -65,7 +66,7 @@ def test_a_small_budget_is_set_against_a_large_one(study, results):
     early = runs[runs["peer"] == "rival"].assign(peer="autometa", budget=1.0)  # d0 without a model
     early.loc[early["dataset"] == "d1", "error"] -= 0.05
     early.loc[early["dataset"] == "d2", "error"] = float("nan")
-    report = study.head_start(early, runs, "autometa")
+    report = study.head_start(early, runs, "autometa", ["autometa", "rival"])
     assert "| rival | 1 | 7 | 1 | 0.89 [" in report
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,9 @@ def summarise(runs: pd.DataFrame, focus: str) -> dict[str, dict[str, Any]]:
     return report
 
 
-def show(runs: pd.DataFrame, focus: str) -> str:
-    """The report and every table in Markdown; the best error of a table in bold."""
-    table, report = errors(runs), summarise(runs, focus)
-    names = list(report)
+def show(runs: pd.DataFrame, report: dict[str, dict[str, Any]]) -> str:
+    """The report of :func:`summarise` and every table in Markdown; the best error of a table in bold."""
+    table, names = errors(runs), list(report)
     lines = [
         f"{len(table)} tables", "",
         "| library | mean rank | normalised error | behind | p (Holm) | better / worse | no model | seconds, most |",
@@ -112,7 +112,7 @@ def show(runs: pd.DataFrame, focus: str) -> str:
     ]  # fmt: skip
     for peer, block in report.items():
         duel = ["", "", ""]
-        if peer != focus:
+        if "behind" in block:
             duel = [
                 _interval(block["behind"]),
                 f"{block['p']:.4f}",
@@ -128,13 +128,13 @@ def show(runs: pd.DataFrame, focus: str) -> str:
     return "\n".join(lines)
 
 
-def head_start(early: pd.DataFrame, late: pd.DataFrame, focus: str) -> str:
+def head_start(early: pd.DataFrame, late: pd.DataFrame, focus: str, peers: Iterable[str]) -> str:
     """The focus of the runs ``early`` against each other library of the runs ``late``, on the tables that both have."""
     table = errors(late)
     own = early[early["peer"] == focus].groupby("dataset")["error"].mean().fillna(np.inf)
     own = own[own.index.isin(table.index)]
     lines = ["", f"| {focus} early against | better | equal | worse | share not worse |", "|---" * 5 + "|"]
-    for peer in (peer for peer in summarise(late, focus) if peer != focus):
+    for peer in (peer for peer in peers if peer != focus):
         other = table.loc[own.index, peer].fillna(np.inf)
         better, equal = own < other, own == other
         share = bootstrap_interval((better | equal).to_numpy(float))
@@ -142,7 +142,7 @@ def head_start(early: pd.DataFrame, late: pd.DataFrame, focus: str) -> str:
     return "\n".join(lines)
 
 
-def plot(runs: pd.DataFrame, focus: str, path: Path) -> None:
+def plot(report: dict[str, dict[str, Any]], focus: str, path: Path) -> None:
     """Mean normalised error with its interval and mean seconds of ``fit``, one line a library, best rank on top."""
     import matplotlib as mpl
 
@@ -151,7 +151,6 @@ def plot(runs: pd.DataFrame, focus: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    report = summarise(runs, focus)
     for place, (peer, block) in enumerate(report.items()):
         middle, low, high = block["normalised_error"]
         colour = "C3" if peer == focus else "C0"
@@ -182,11 +181,12 @@ def main() -> None:
     runs, early = (everything[everything["budget"] == budget] for budget in (arguments.budget, arguments.early))
     if arguments.rows is not None:
         pd.concat([early, runs]).to_csv(arguments.rows, index=False, float_format="%.6g")
-    print(show(runs, arguments.focus))
+    report = summarise(runs, arguments.focus)
+    print(show(runs, report))
     if len(early):
-        print(head_start(early, runs, arguments.focus))
+        print(head_start(early, runs, arguments.focus, report))
     if arguments.plot is not None:
-        plot(runs, arguments.focus, arguments.plot)
+        plot(report, arguments.focus, arguments.plot)
 
 
 if __name__ == "__main__":
