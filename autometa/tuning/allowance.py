@@ -14,6 +14,7 @@ from autometa.metrics import Metric
 from autometa.records import Evaluation
 from autometa.resident_memory import free_memory_mb
 from autometa.tuning.budget import Budget
+from autometa.tuning.library import best_first
 from autometa.tuning.recall import absent, recall_seconds
 
 _REFIT_MARGIN = 1.5
@@ -110,7 +111,7 @@ class Allowance:
         fixed = min(0.15 + 0.03 * self.budget.seconds, 3.0)
         if not (self._has_model() and self.n_refits):
             return fixed
-        best = sorted((e for e in self.evaluations if e.ok), key=lambda e: -e.score(self.metric.name))[: self.n_refits]
+        best = best_first(self.evaluations, self.metric.name)[: self.n_refits]
         fits = [e.seconds_on(self.evaluator.dataset.n_rows) for e in best]
         if self.n_refits > 1:
             return fixed + min(max(sum(fits) / self.n_jobs, max(fits)), _REFITS_SHARE * self.budget.seconds)

@@ -14,6 +14,11 @@ N_OF_FAMILY = 3
 """Candidates of each family that are in it whatever their score: errors of their own help an ensemble."""
 
 
+def best_first(evaluations: Iterable[Evaluation], metric: str) -> list[Evaluation]:
+    """The evaluations that ended well, best mean score first."""
+    return sorted((e for e in evaluations if e.ok), key=lambda e: -e.score(metric))
+
+
 def library(evaluations: Iterable[Evaluation], metric: str) -> list[Evaluation]:
     """The candidates whose models are kept: the best of all and the best of each family, best first.
 
@@ -26,7 +31,7 @@ def library(evaluations: Iterable[Evaluation], metric: str) -> list[Evaluation]:
         Only those that ended well count.
     metric : str
     """
-    good = sorted((e for e in evaluations if e.ok), key=lambda e: -e.score(metric))
+    good = best_first(evaluations, metric)
     better, kept = Counter[str](), []
     for rank, evaluation in enumerate(good):
         family = evaluation.candidate.family

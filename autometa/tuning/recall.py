@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from autometa.evaluation import Evaluator
 from autometa.interrupts import wait_for_first
 from autometa.records import Evaluation
+from autometa.tuning.library import best_first
 
 N_RECALLED = 8
 """Candidates that a process wants to have models of."""
@@ -17,8 +18,7 @@ _MOST_OF_BUDGET = 0.3
 
 def absent(evaluations: Sequence[Evaluation], metric: str, most: int = N_RECALLED) -> list[Evaluation]:
     """The best of the best evaluations whose out-of-fold predictions are not here."""
-    good = sorted((e for e in evaluations if e.ok), key=lambda e: -e.score(metric))[:most]
-    return [e for e in good if e.predictions is None]
+    return [e for e in best_first(evaluations, metric)[:most] if e.predictions is None]
 
 
 def recall_seconds(wanted: Sequence[Evaluation], *, n_jobs: int, budget_seconds: float) -> float:
